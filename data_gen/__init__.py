@@ -1,0 +1,1 @@
+"""Prompts in, training mixture out: harvest, sift, mix."""

@@ -1,0 +1,1 @@
+"""Who answers a prompt: a local model or stored completions."""

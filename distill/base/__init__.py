@@ -1,0 +1,1 @@
+"""What every room may import: rows, artifacts, the runner, chat text, answers. Light libraries only."""

@@ -1,0 +1,149 @@
+"""Messages -> text, token ids and loss mask: the only chat rendering in the product.
+
+Training targets are built from tokens: the prompt is rendered with the model's own template, then the teacher's
+raw text and an explicit stop token are appended. Rendering the whole conversation instead would let templates
+such as R1-Distill's delete the reasoning without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distill.base.errors import InputError
+from distill.base.records import Message
+
+OPEN, CLOSE = "<think>", "</think>"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One training example as tokens. `trained[i]` says whether token i is in the loss (as a label)."""
+
+    ids: list[int]
+    trained: list[bool]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A completion taken apart. `thought`: a think tag was there; `closed`: the thought came to its end."""
+
+    reasoning: str
+    answer: str
+    thought: bool
+    closed: bool
+
+
+def split_thought(text: str, opened: bool = False) -> Parts:
+    """Take a completion apart at its think tags.
+
+    Args:
+        opened: the prompt already ended in `<think>` (R1-Distill's template does), so the text starts inside.
+
+    All three forms are handled: `<think>..</think>answer`, `..</think>answer` (tag in the prompt), and a thought
+    that was cut before `</think>`, whose answer is empty.
+    """
+    head, close, tail = text.partition(CLOSE)
+    if close:
+        before, _, inside = head.rpartition(OPEN) if OPEN in head else ("", "", head)
+        return Parts((before + inside).strip(), tail.strip(), True, True)
+    if OPEN in text or opened:
+        return Parts(text.replace(OPEN, "", 1).strip(), "", True, False)
+    return Parts("", text.strip(), False, True)
+
+
+def join_thought(reasoning: str, answer: str, thought: bool = True) -> str:
+    """The text that a student is trained to write: the inverse of `split_thought`."""
+    return f"{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}" if thought else answer
+
+
+def prompt_text(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """The prompt as the model sees it, ending where its own turn begins."""
+    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of `prompt_text`; the template writes all special tokens itself."""
+    ids: list[int] = tokenizer(prompt_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def stop_token_id(tokenizer: Any) -> int:
+    """The token that ends the assistant's turn: the one that the template writes there, else EOS.
+
+    Base models' EOS (`<|endoftext|>`) often is not the template's (`<|im_end|>`).
+    """
+    probe = "distillprobe"
+    turns = [{"role": "user", "content": probe}, {"role": "assistant", "content": probe}]
+    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    tail: list[int] = tokenizer(rendered[rendered.rindex(probe) + len(probe) :], add_special_tokens=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    first = next((token for token in tail if token in special), tokenizer.eos_token_id)
+    if first is None:
+        raise InputError("the tokenizer has no EOS token and its template ends no turn; set eos_token")
+    return int(first)
+
+
+def training_target(tokenizer: Any, messages: Sequence[Message]) -> Target:
+    """Tokens and mask of a conversation whose last message is the teacher's.
+
+    Raises:
+        InputError: the last message is not the assistant's, or decoding does not give the text back.
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+        raise InputError("a training example must end with an assistant message")
+    text = messages[-1]["content"]
+    rendered = prompt_text(tokenizer, messages[:-1])
+    if rendered.rstrip().endswith(OPEN) and text.startswith(OPEN):
+        # The template has opened the thought already; a second tag would be trained as text.
+        text = text[len(OPEN) :].lstrip("\n") if rendered.endswith("\n") else text[len(OPEN) :]
+    before: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    completion: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    back = tokenizer.decode(completion, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if back != text:
+        raise InputError(
+            f"the tokenizer does not give a teacher's text back: {text[:60]!r} became {back[:60]!r}. "
+            "Use the student's own tokenizer, without normalisation"
+        )
+    ids = [*before, *completion, stop_token_id(tokenizer)]
+    return Target(ids, [False] * len(before) + [True] * (len(completion) + 1))
+
+
+def tokenizer_problems(tokenizer: Any, name: str, *, training: bool) -> list[str]:
+    """What is wrong with a tokenizer and its template, one sentence each; empty when all is well.
+
+    Args:
+        training: also ask for what training needs (a stop token that is not the padding).
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return [f"{name}: the tokenizer has no chat template; add chat_template.jinja to the folder"]
+    try:
+        rendered = prompt_text(tokenizer, [{"role": "user", "content": "2 + 2?"}])
+    except Exception as error:  # templates are programs from outside: whatever they raise is the finding
+        return [f"{name}: the chat template fails on a plain question: {error}"]
+    problems = []
+    if "2 + 2?" not in rendered:
+        problems.append(f"{name}: the chat template drops the user's question; it rendered {rendered[:80]!r}")
+    if training and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == stop_token_id(tokenizer):
+        problems.append(
+            f"{name}: the padding token {tokenizer.pad_token!r} is also the stop token, so the student would never learn "
+            "to stop; set pad_token to a token of its own (Qwen: <|endoftext|>, Llama: <|finetune_right_pad_id|>)"
+        )
+    return problems + (_dropped_reasoning(tokenizer, name) if training else [])
+
+
+def _dropped_reasoning(tokenizer: Any, name: str) -> list[str]:
+    """Templates that delete the thought break every later use of the student in a conversation's history."""
+    turns = [
+        {"role": "user", "content": "2 + 2?"},
+        {"role": "assistant", "content": f"{OPEN}\ntwo and two\n{CLOSE}\n\nfour"},
+    ]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    if "two and two" in rendered:
+        return []
+    return [
+        f"{name}: the chat template drops the reasoning of assistant turns; it rendered {rendered[-60:]!r}. "
+        "Use a template that keeps it (the *-training templates of TRL, or Qwen2.5's)"
+    ]

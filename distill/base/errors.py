@@ -1,0 +1,95 @@
+"""Every error a user can meet: what was found, what was expected, and the way out.
+
+    DistillError (exit status 1: the run failed)
+      InputError (also ValueError; exit status 2: the input is wrong)
+        ConfigError     a configuration with one or more problems, all listed
+        FileError       a file or folder that is missing, unreadable or not what it should be
+        RowError        a row of a data file that cannot be used; names the line
+        DriftError      a run folder that was made with another configuration
+        BusyError       another process is working on the run
+        DiskFullError   no space left; what was finished is kept
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+class DistillError(Exception):
+    """Base of all errors that are shown to the user as one message, without a traceback."""
+
+    exit_status = 1
+
+
+class InputError(DistillError, ValueError):
+    """The user's input is wrong; nothing was changed."""
+
+    exit_status = 2
+
+
+class ConfigError(InputError):
+    """A configuration that cannot be used.
+
+    Args:
+        where: the file or command that the configuration came from.
+        problems: one sentence a problem; all are shown.
+    """
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__("\n".join([f"{where}: {count} found", *(f"  - {problem}" for problem in problems)]))
+
+
+class FileError(InputError):
+    """A file or folder that is missing, unreadable or of the wrong kind."""
+
+
+class RowError(InputError):
+    """A row of a data file that cannot be used."""
+
+    def __init__(self, path: Path, line: int, problem: str, remedy: str) -> None:
+        super().__init__(f"{path}, line {line}: {problem}. {remedy}")
+
+
+class DriftError(InputError):
+    """A finished or half-written artifact was made with another configuration than the present one."""
+
+
+class BusyError(InputError):
+    """Another process holds the run's lock."""
+
+
+class DiskFullError(InputError):
+    """The disk is full. Finished artifacts and acknowledged rows are intact; the same command goes on."""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything that led to it, outermost first (Ray wraps what its workers raise)."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        pending += [current.__context__, current.__cause__, getattr(current, "cause", None)]
+        pending += list(getattr(current, "worker_failures", {}).values())
+
+
+def shown(error: BaseException) -> DistillError | None:
+    """The user's error behind `error`, or None when there is none and a traceback is due."""
+    chain = list(causes(error))
+    for cause in chain:
+        if isinstance(cause, DistillError):
+            return cause
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" while writing {cause.filename}" if cause.filename else ""
+            return DiskFullError(
+                f"the disk is full{where}. What was finished is kept; free some space and give the same command again"
+            )
+    return None

@@ -1,0 +1,1 @@
+"""Questions, scores, statistics and the report."""

@@ -1,0 +1,1 @@
+"""The student as a thing that ships: shapes, weights, quantized copies."""

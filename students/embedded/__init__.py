@@ -1,0 +1,1 @@
+"""The embedded default models and the command that makes them."""
