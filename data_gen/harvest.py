@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ from data_gen.teachers.replay import ReplayTeacher
 from distill.base.artifacts import Inputs, Made
 from distill.base.config import EXECUTION, Config
 from distill.base.errors import DistillError
+from distill.base.fingerprint import fingerprint
 from distill.base.progress import Progress
 from distill.base.records import Prompt, Trace, content_id, write_rows
 
@@ -28,7 +29,7 @@ class HarvestConfig(Config):
 
     teacher: Annotated[AnyTeacher, Field(discriminator="kind")]
     samples: int = Field(4, ge=1)
-    sampling: Sampling = Field(default_factory=Sampling)
+    sampling: Sampling = Sampling()
     seed: int = 0
     actors: Annotated[int, EXECUTION] = Field(2, ge=1)
     gpus_per_actor: Annotated[float, EXECUTION] = Field(0.0, ge=0)
@@ -43,8 +44,8 @@ def traces(config: HarvestConfig, inputs: Inputs, out: Path, progress: Progress)
     have = {trace.id for trace in ledger.rows()}
     for damage in ledger.damaged:
         progress.say(damage)
-    units = [unit for unit in _units(config, wanted, have) if unit[1]]
-    missing = sum(len(unit[1]) for unit in units)
+    units = _units(config, wanted, have)
+    missing = sum(len(requests) for requests, _ in units)
     if missing < len(wanted):
         progress.say(f"{len(wanted) - missing} of {len(wanted)} traces are in the ledger already")
     if units:
@@ -59,26 +60,27 @@ def traces(config: HarvestConfig, inputs: Inputs, out: Path, progress: Progress)
 
 
 def _request_fingerprint(config: HarvestConfig) -> str:
-    from distill.base.fingerprint import fingerprint
-
-    return fingerprint({"teacher": config.teacher.identity(), "sampling": config.sampling.identity(), "seed": config.seed})
+    return fingerprint(
+        {"teacher": config.teacher.identity(), "sampling": config.sampling.identity(), "seed": config.seed}
+    )
 
 
 def _requests(config: HarvestConfig, prompts: Sequence[Prompt]) -> list[Request]:
     """All wanted samples, the samples of a prompt beside each other."""
     how = _request_fingerprint(config)
     return [
-        Request(content_id(prompt.id, index, how), prompt, index) for prompt in prompts for index in range(config.samples)
+        Request(content_id(prompt.id, index, how), prompt, index)
+        for prompt in prompts
+        for index in range(config.samples)
     ]
 
 
-def _units(
-    config: HarvestConfig, wanted: Sequence[Request], have: set[str]
-) -> list[tuple[list[Request], list[str], int]]:
-    """Batches of similar prompt length, each with the ids it still has to give.
+def _units(config: HarvestConfig, wanted: Sequence[Request], have: set[str]) -> list[tuple[list[Request], int]]:
+    """Batches of similar prompt length, without what is there already.
 
-    A unit's make-up depends on what is wanted, not on what is there: a unit that a crash interrupted is sampled
-    again as a whole with its own seed, so a resumed harvest gives the traces of an undisturbed one.
+    A unit's make-up depends on what is wanted, not on what is there, and its rows become durable together: one
+    that a crash interrupted is sampled again with its own seed, so a resumed harvest gives the traces of an
+    undisturbed one.
     """
     size = config.teacher.batch_size
     order = sorted(wanted, key=lambda r: (len(r.prompt.text), r.prompt.id, r.sample_index), reverse=True)
@@ -86,11 +88,9 @@ def _units(
     for start in range(0, len(order), size):
         unit = order[start : start + size]
         seed = int(content_id(config.seed, *(request.id for request in unit)), 16) % 2**31
-        if not any(request.id in have for request in unit):
-            units.append((unit, [request.id for request in unit], seed))
-        else:
-            left = [request for request in unit if request.id not in have]
-            units.append((left, [request.id for request in left], seed))
+        left = [request for request in unit if request.id not in have]
+        if left:
+            units.append((left, seed))
     return units
 
 
@@ -100,13 +100,13 @@ def _teacher(config: HarvestConfig, threads: int) -> Teacher:
     return replay.ReplaySampler(config.teacher, config.sampling)
 
 
-def _build(config: HarvestConfig, threads: int) -> Any:
+def _build(config: HarvestConfig, threads: int) -> Callable[[], Teacher]:
     return functools.partial(_teacher, config, threads)
 
 
 def _sample(
     config: HarvestConfig,
-    units: Sequence[tuple[list[Request], list[str], int]],
+    units: Sequence[tuple[list[Request], int]],
     missing: int,
     ledger: Path,
     progress: Progress,

@@ -12,6 +12,7 @@ from data_gen.ledger import Writer
 from data_gen.teachers.base import Request, Teacher
 from distill.base.errors import DistillError
 
+Unit = tuple[Sequence[Request], int]  # what is sampled together, and the seed
 UNITS_IN_FLIGHT = 2  # for each actor: one at work, one waiting, so that no actor idles between two
 RESTARTS = 3
 
@@ -23,9 +24,9 @@ class Sampler:
         self.teacher = build()
         self.writer = Writer(ledger)
 
-    def run(self, requests: Sequence[Request], wanted: Sequence[str], seed: int) -> dict[str, float]:
-        """Sample all requests of a unit, keep the wanted ones; returns counts of the rows that are now durable."""
-        traces = [trace for trace in self.teacher.sample(requests, seed) if trace.id in set(wanted)]
+    def run(self, requests: Sequence[Request], seed: int) -> dict[str, float]:
+        """Sample one unit; returns counts of the rows that are now durable."""
+        traces = self.teacher.sample(requests, seed)
         self.writer.append(traces)
         return {
             "rows": len(traces),
@@ -49,7 +50,7 @@ def start_ray(address: str | None) -> None:
 
 
 def sample_units(
-    units: Sequence[tuple[Sequence[Request], Sequence[str], int]],
+    units: Sequence[Unit],
     build: Callable[[int], Callable[[], Teacher]],
     ledger: Path,
     *,
@@ -60,7 +61,6 @@ def sample_units(
     """Run all units on `actors` Ray actors; yields the counts of each unit once it is durable.
 
     Args:
-        units: (requests, ids still wanted, seed) each.
         build: threads for an actor -> what builds its teacher there.
 
     Raises:
@@ -82,7 +82,7 @@ def sample_units(
             ray.kill(worker)
 
 
-def _drive(workers: Sequence[Any], units: list[Any]) -> Iterator[dict[str, float]]:
+def _drive(workers: Sequence[Any], units: list[Unit]) -> Iterator[dict[str, float]]:
     import ray
     from ray.exceptions import RayActorError
 
@@ -107,8 +107,9 @@ def _drive(workers: Sequence[Any], units: list[Any]) -> Iterator[dict[str, float
             deaths[worker] += 1
             if deaths[worker] > RESTARTS * UNITS_IN_FLIGHT:
                 raise DistillError(
-                    f"a harvest worker died {deaths[worker]} times ({str(error).splitlines()[0]}). What it had harvested "
-                    "is kept; look for memory pressure (smaller teacher batch_size, fewer actors) and run again"
+                    f"a harvest worker died {deaths[worker]} times: {str(error).splitlines()[0]}. What it "
+                    "had harvested is kept; look for memory pressure (a smaller teacher batch_size, fewer actors), "
+                    "then run again"
                 ) from error
             waiting.append(unit)
             hand_out(worker)

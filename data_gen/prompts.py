@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
-
 from data_gen.filters.contamination import Contamination, ContaminationConfig
 from distill.base.artifacts import Inputs, Made
 from distill.base.config import Config
@@ -21,7 +19,7 @@ class PromptsConfig(Config):
 
     source: Source
     instruction: str = ""
-    contamination: ContaminationConfig = Field(default_factory=ContaminationConfig)
+    contamination: ContaminationConfig = ContaminationConfig()
 
 
 def prompts(config: PromptsConfig, inputs: Inputs, out: Path, progress: Progress) -> Made:

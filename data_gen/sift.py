@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from data_gen.filters.base import Filter, Finding
 from data_gen.filters.complete import Complete, CompleteConfig
 from data_gen.filters.contamination import Contamination, ContaminationConfig
 from data_gen.filters.correct import Correct, CorrectConfig
 from data_gen.filters.duplicate import Duplicate, DuplicateConfig
+from data_gen.filters.length import Length, LengthConfig
 from distill.base.artifacts import Inputs, Made, append_json
 from distill.base.config import Config
 from distill.base.errors import InputError
@@ -25,10 +24,11 @@ from distill.base.records import Prompt, Trace, Verdict, write_rows
 class SiftConfig(Config):
     """The filters, in the order in which a refused trace is counted; each can be switched off."""
 
-    complete: CompleteConfig = Field(default_factory=CompleteConfig)
-    correct: CorrectConfig = Field(default_factory=CorrectConfig)
-    contamination: ContaminationConfig = Field(default_factory=ContaminationConfig)
-    duplicate: DuplicateConfig = Field(default_factory=DuplicateConfig)
+    complete: CompleteConfig = CompleteConfig()
+    length: LengthConfig = LengthConfig()
+    correct: CorrectConfig = CorrectConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
+    duplicate: DuplicateConfig = DuplicateConfig()
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def kept(config: SiftConfig, inputs: Inputs, out: Path, progress: Progress) -> M
     if not good:
         reasons = Counter(_reason(item.refusal) for item in sifted if item.refusal)
         listed = "; ".join(f"{reason}: {count}" for reason, count in reasons.most_common(5))
-        raise InputError(f"none of {len(sifted)} traces was kept ({listed}). Look at the traces, or switch a filter off")
+        raise InputError(
+            f"none of {len(sifted)} traces was kept ({listed}). Look at the traces, or switch a filter off"
+        )
     (out / "disagreements.jsonl").unlink(missing_ok=True)
     write_rows(out / "kept.parquet", Trace, (item.trace for item in good))
     write_rows(out / "rejected.parquet", Trace, (item.trace for item in sifted if item.refusal))
@@ -78,6 +80,8 @@ def _filters(config: SiftConfig, questions: Sequence[Prompt]) -> list[Filter]:
     filters: list[Filter] = []
     if config.complete.enabled:
         filters.append(Complete(config.complete))
+    if config.length.max_tokens is not None:
+        filters.append(Length(config.length.max_tokens))
     if config.correct.enabled:
         filters.append(Correct())
     if config.contamination.enabled:
@@ -86,7 +90,11 @@ def _filters(config: SiftConfig, questions: Sequence[Prompt]) -> list[Filter]:
 
 
 def _sift(
-    config: SiftConfig, traces: Sequence[Trace], prompts: dict[str, Prompt], questions: Sequence[Prompt], progress: Progress
+    config: SiftConfig,
+    traces: Sequence[Trace],
+    prompts: dict[str, Prompt],
+    questions: Sequence[Prompt],
+    progress: Progress,
 ) -> Iterator[Sifted]:
     filters = _filters(config, questions)
     duplicate = Duplicate() if config.duplicate.enabled else None

@@ -22,7 +22,7 @@ from distill.base.errors import InputError
 from distill.base.records import Outcome, normalise
 from evals import stats
 
-VERDICTS = ("right", "wrong", "unknown", "truncated", "errored")
+TASK, TASK_VERSION = "distill_reasoning", 1
 
 
 class Completion(str):
@@ -205,7 +205,7 @@ def refuse_unequal(a: str, b: str, rows_a: Iterable[Outcome], rows_b: Iterable[O
     )
 
 
-PROTOCOL = ("n", "k", "temperature", "top_p", "max_new_tokens", "seed", "task", "questions_digest")
+PROTOCOL = ("n", "k", "temperature", "top_p", "max_new_tokens", "seed", "task", "task_version", "questions_digest")
 
 
 def refuse_other_protocol(a: str, b: str, protocol_a: Mapping[str, Any], protocol_b: Mapping[str, Any]) -> None:

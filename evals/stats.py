@@ -42,7 +42,7 @@ def t_quantile(probability: float, freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    return math.fsum(term / float(freedom**power) for power, term in enumerate(terms))
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -74,7 +74,8 @@ def score_interval(values: Sequence[float], k: int, alpha: float = ALPHA) -> tup
     z = NormalDist().inv_cdf(1 - alpha / 2) if n < 4 else t_quantile(1 - alpha / 2, n - 1)
     centre = (p + z**2 / (2 * m)) / (1 + z**2 / m)
     half = z / (1 + z**2 / m) * math.sqrt(spread / m + z**2 / (4 * m**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1 the bound is exact; rounding would leave 1e-17.
+    return (0.0 if p == 0 else max(0.0, centre - half)), (1.0 if p == 1 else min(1.0, centre + half))
 
 
 def pass_at(k: int, samples: int, right: int) -> float:
@@ -119,9 +120,16 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
     return (1 + hits) / (1 + FLIPS)
 
 
-def smallest_detectable(error: float) -> float:
-    """The true difference that is found in 80% of repetitions at 5%: (1.96 + 0.84) SE [M, sec. 5]."""
-    return 2.8 * error
+def smallest_detectable(differences: Sequence[float]) -> float | None:
+    """The true difference that is found in 80% of repetitions at 5%: (1.96 + 0.84) SE [M, sec. 5].
+
+    With no difference on any question, the bound of `difference_interval`; None for a single question.
+    """
+    if len(differences) < 2:
+        return None
+    if all(abs(value) < TIE for value in differences):
+        return difference_interval(differences)[1]
+    return 2.8 * standard_error(differences)
 
 
 def equivalent(differences: Sequence[float], margin: float) -> bool:
@@ -146,7 +154,6 @@ def paired(differences: Sequence[float], *, margin: float, seed: int = 0) -> dic
     if not differences:
         raise ValueError("a comparison needs at least one question; found none")
     low, high = difference_interval(differences)
-    error = standard_error(differences)
     p = sign_flip_p(differences, seed)
     within = equivalent(differences, margin)
     return {
@@ -159,7 +166,7 @@ def paired(differences: Sequence[float], *, margin: float, seed: int = 0) -> dic
         "equal": sum(abs(value) < TIE for value in differences),
         "margin": margin,
         "within_margin": within,
-        "smallest_detectable": smallest_detectable(error) if math.isfinite(error) else None,
+        "smallest_detectable": smallest_detectable(differences),
         "verdict": verdict(sum(differences), p, within, margin),
     }
 

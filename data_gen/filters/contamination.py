@@ -52,9 +52,7 @@ class Contamination:
         exact = self._whole.get(normalise(text))
         if exact is not None:
             return self._text[exact]
-        shared = Counter(
-            key for gram in _ngrams(text, self.config.ngram) for key in self._holders.get(gram, ())
-        )
+        shared = Counter(key for gram in _ngrams(text, self.config.ngram) for key in self._holders.get(gram, ()))
         for key, count in shared.most_common():
             if count >= self.config.min_share * len(self._own[key]):
                 return self._text[key]

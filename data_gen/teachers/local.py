@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from data_gen.teachers.base import Request, Sampling
 from distill.base import chat
 from distill.base.config import EXECUTION, Config, ModelName
-from distill.base.errors import FileError, InputError
+from distill.base.errors import InputError
 from distill.base.records import Trace
 
 
@@ -37,26 +37,6 @@ class LocalTeacher(Config):
         return self.model
 
 
-def tokenizer_of(model: str, revision: str | None) -> Any:
-    """The tokenizer of a folder or hub name.
-
-    Raises:
-        FileError: there is none to load.
-    """
-    from transformers import AutoTokenizer
-
-    folder = Path(model)
-    if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise FileError(f"{model}: the folder holds no tokenizer; expected tokenizer.json and tokenizer_config.json in it")
-    if not folder.is_dir() and (model.startswith((".", "/")) or model.count("/") > 1):
-        raise FileError(f"{model}: no such folder; expected a model's folder or a hub name")
-    try:
-        return AutoTokenizer.from_pretrained(model, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise FileError(f"{model}: its tokenizer cannot be loaded ({reason}); give a folder or a hub name") from None
-
-
 class LocalSampler:
     """Answers batches with `generate`, prompts padded on the left."""
 
@@ -69,7 +49,7 @@ class LocalSampler:
         self.config = config
         self.sampling = sampling
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer = tokenizer_of(config.model, config.revision)
+        self.tokenizer = chat.load_tokenizer(config.model, config.revision)
         self.tokenizer.padding_side = "left"
         self.model = AutoModelForCausalLM.from_pretrained(
             config.model, revision=config.revision, dtype="auto", device_map="auto" if self.device == "cuda" else None
@@ -79,8 +59,8 @@ class LocalSampler:
         window = getattr(self.model.config, "max_position_embeddings", None)
         if window is not None and sampling.max_new_tokens >= window:
             raise InputError(
-                f"traces.sampling.max_new_tokens is {sampling.max_new_tokens}, but {config.model} has a window of {window} "
-                "tokens for prompt and answer together; choose a smaller number"
+                f"traces.sampling.max_new_tokens is {sampling.max_new_tokens}, but {config.model} has a window of "
+                f"{window} tokens for prompt and answer together; choose a smaller number"
             )
 
     def sample(self, requests: Sequence[Request], seed: int) -> list[Trace]:
@@ -120,7 +100,7 @@ class LocalSampler:
 def check(config: LocalTeacher) -> list[str]:
     """Problems with the teacher's folder, tokenizer and template."""
     try:
-        tokenizer = tokenizer_of(config.model, config.revision)
+        tokenizer = chat.load_tokenizer(config.model, config.revision)
     except InputError as error:
         return [str(error)]
     return chat.tokenizer_problems(tokenizer, config.model, training=False)

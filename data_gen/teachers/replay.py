@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data_gen.teachers.base import Request, Sampling, failed
 from distill.base import chat
@@ -29,9 +29,9 @@ class ReplayTeacher(Config):
     tokens_field: str | None = None
     cut_field: str | None = None
 
-    name: str = "replay"
-    batch_size: int = 256
-    scorable: None = None
+    name: ClassVar[str] = "replay"
+    batch_size: ClassVar[int] = 256
+    scorable: ClassVar[None] = None
 
 
 class ReplaySampler:
@@ -77,5 +77,6 @@ def check(config: ReplayTeacher) -> list[str]:
         return [str(error)]
     missing = [name for name in (config.prompt_field, config.completion_field) if name not in row]
     if missing:
-        return [f"{config.path}: the first row has no {' and no '.join(map(repr, missing))}; it has {', '.join(sorted(row))}"]
+        absent = " and no ".join(map(repr, missing))
+        return [f"{config.path}: the first row has no {absent}; it has {', '.join(sorted(row))}"]
     return []

@@ -1,7 +1,7 @@
 """A folder that is finished when its `record.json` exists, which is written last.
 
-    runs/<name>/03_traces/            done: record.json and the files it lists
-    runs/<name>/03_traces.partial/    half-written: identity.json, written first, and work that can go on
+runs/<name>/03_traces/            done: record.json and the files it lists
+runs/<name>/03_traces.partial/    half-written: identity.json, written first, and work that can go on
 """
 
 from __future__ import annotations
@@ -105,7 +105,13 @@ def open_artifact(path: Path) -> Artifact:
 
 
 def finish_artifact(
-    partial: Path, final: Path, stage: str, identity: dict[str, Any], made: Made, versions: dict[str, str], seconds: float
+    partial: Path,
+    final: Path,
+    stage: str,
+    identity: dict[str, Any],
+    made: Made,
+    versions: dict[str, str],
+    seconds: float,
 ) -> Artifact:
     """Write the record into `partial`, last, and give the folder its final name."""
     (partial / IDENTITY).unlink(missing_ok=True)

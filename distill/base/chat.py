@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from distill.base.errors import InputError
+from jinja2 import TemplateError
+
+from distill.base.errors import FileError, InputError
 from distill.base.records import Message
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -56,6 +59,28 @@ def split_thought(text: str, opened: bool = False) -> Parts:
 def join_thought(reasoning: str, answer: str, thought: bool = True) -> str:
     """The text that a student is trained to write: the inverse of `split_thought`."""
     return f"{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}" if thought else answer
+
+
+def load_tokenizer(model: str, revision: str | None) -> Any:
+    """The tokenizer of a folder or hub name.
+
+    Raises:
+        FileError: there is none to load.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(model)
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise FileError(
+            f"{model}: the folder holds no tokenizer; expected tokenizer.json and tokenizer_config.json in it"
+        )
+    if not folder.is_dir() and (model.startswith((".", "/")) or model.count("/") > 1):
+        raise FileError(f"{model}: no such folder; expected a model's folder or a hub name")
+    try:
+        return AutoTokenizer.from_pretrained(model, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileError(f"{model}: its tokenizer cannot be loaded ({reason}); give a folder or a hub name") from None
 
 
 def prompt_text(tokenizer: Any, messages: Sequence[Message]) -> str:
@@ -121,15 +146,15 @@ def tokenizer_problems(tokenizer: Any, name: str, *, training: bool) -> list[str
         return [f"{name}: the tokenizer has no chat template; add chat_template.jinja to the folder"]
     try:
         rendered = prompt_text(tokenizer, [{"role": "user", "content": "2 + 2?"}])
-    except Exception as error:  # templates are programs from outside: whatever they raise is the finding
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         return [f"{name}: the chat template fails on a plain question: {error}"]
     problems = []
     if "2 + 2?" not in rendered:
         problems.append(f"{name}: the chat template drops the user's question; it rendered {rendered[:80]!r}")
     if training and tokenizer.pad_token_id is not None and tokenizer.pad_token_id == stop_token_id(tokenizer):
         problems.append(
-            f"{name}: the padding token {tokenizer.pad_token!r} is also the stop token, so the student would never learn "
-            "to stop; set pad_token to a token of its own (Qwen: <|endoftext|>, Llama: <|finetune_right_pad_id|>)"
+            f"{name}: the padding token {tokenizer.pad_token!r} is also the stop token, so the student would never "
+            "learn to stop; set pad_token to a token of its own (Qwen: <|endoftext|>, Llama: <|finetune_right_pad_id|>)"
         )
     return problems + (_dropped_reasoning(tokenizer, name) if training else [])
 

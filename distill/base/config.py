@@ -39,14 +39,20 @@ class Config(BaseModel):
         return {
             name: _identity_of(getattr(self, name), info)
             for name, info in type(self).model_fields.items()
-            if EXECUTION not in info.metadata
+            if not _marked(info, EXECUTION)
         }
+
+
+def _marked(info: FieldInfo, marker: _Marker) -> bool:
+    """Whether the field, or a variant of it (`ModelName | None`), carries the marker."""
+    variants = getattr(info.annotation, "__args__", ())
+    return marker in info.metadata or any(marker in getattr(variant, "__metadata__", ()) for variant in variants)
 
 
 def _identity_of(value: Any, info: FieldInfo | None = None) -> Any:
     if isinstance(value, Config):
         return value.identity()
-    if info is not None and CONTENT in info.metadata and value is not None:
+    if info is not None and _marked(info, CONTENT) and value is not None:
         path = Path(value)
         return {"content": content_digest(path)} if path.exists() else str(value)
     if isinstance(value, Mapping):
@@ -168,4 +174,6 @@ def _field_names(model: type[Config], location: Sequence[Any]) -> list[str]:
 def _is_union_tag(part: Any, location: Sequence[Any], model: type[Config]) -> bool:
     position = list(location).index(part)
     before = _descend(model, location[:position])
-    return isinstance(part, str) and part in {_tag(m) for m in before} and not any(part in m.model_fields for m in before)
+    return (
+        isinstance(part, str) and part in {_tag(m) for m in before} and not any(part in m.model_fields for m in before)
+    )

@@ -1,13 +1,13 @@
 """Every error a user can meet: what was found, what was expected, and the way out.
 
-    DistillError (exit status 1: the run failed)
-      InputError (also ValueError; exit status 2: the input is wrong)
-        ConfigError     a configuration with one or more problems, all listed
-        FileError       a file or folder that is missing, unreadable or not what it should be
-        RowError        a row of a data file that cannot be used; names the line
-        DriftError      a run folder that was made with another configuration
-        BusyError       another process is working on the run
-        DiskFullError   no space left; what was finished is kept
+DistillError (exit status 1: the run failed)
+  InputError (also ValueError; exit status 2: the input is wrong)
+    ConfigError     a configuration with one or more problems, all listed
+    FileError       a file or folder that is missing, unreadable or not what it should be
+    RowError        a row of a data file that cannot be used; names the line
+    DriftError      a run folder that was made with another configuration
+    BusyError       another process is working on the run
+    DiskFullError   no space left; what was finished is kept
 """
 
 from __future__ import annotations

@@ -15,9 +15,8 @@ import typing
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -115,7 +114,7 @@ class Outcome:
     RIGHT: ClassVar[str] = "right"
 
 
-Row = TypeVar("Row", Prompt, Trace, Verdict, Example, Outcome)
+Row = TypeVar("Row", bound=Prompt | Trace | Verdict | Example | Outcome)
 
 
 def normalise(text: str) -> str:
@@ -133,8 +132,7 @@ def prompt_id(messages: Sequence[Message]) -> str:
     return content_id(*(part for m in messages for part in (m["role"], normalise(m["content"]))))
 
 
-@cache
-def _schema(cls: type) -> tuple[pa.Schema, tuple[str, ...]]:
+def _schema(cls: type[Any]) -> tuple[pa.Schema, tuple[str, ...]]:
     """Arrow schema of a row type, and the names of its JSON columns."""
     message = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     plain: dict[Any, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -180,7 +178,7 @@ def read_rows(path: Path, cls: type[Row]) -> Iterator[Row]:
             for values in batch.to_pylist():
                 for name in as_json:
                     values[name] = json.loads(values[name])
-                yield cast(Row, cls(**values))
+                yield cls(**values)
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:

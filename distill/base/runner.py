@@ -196,9 +196,8 @@ def _drift_message(stage: Stage, final: Path, is_done: bool, changes: Sequence[s
     made = "was made" if is_done else "is half-made"
     exits = [
         "--name NEW          a new run beside this one",
-        f"--rebuild {stage.name:<9} " + (
-            "make it again; what was paid for is not bought twice" if stage.resumes_over_changes else "make it again"
-        ),
+        f"--rebuild {stage.name:<9} "
+        + ("make it again; what was paid for is not bought twice" if stage.resumes_over_changes else "make it again"),
     ]
     if is_done:
         exits.append(f"--keep {stage.name:<12} use it as it is; the report will say so")

@@ -254,11 +254,11 @@ def table(made: dict[str, Any]) -> str:
                 f"{about}| {task} | {score['pass@1']:.1%} | {low:.1%} to {high:.1%} | {score['n']} |"
             )
             about = "| | | | "
-    notes = [
-        f"- {name}: {one['scores']['complete']:.1%} complete, {one['scores']['tokens_per_answer']} tokens an answer"
-        f"; seed {one['seed']}, {one['threads']} thread(s), torch {one['torch']}."
-        for name, one in sorted(made.items())
-    ]
+    notes = []
+    for name, one in sorted(made.items()):
+        kept, length = one["scores"]["complete"], one["scores"]["tokens_per_answer"]
+        how = f"seed {one['seed']}, {one['threads']} thread(s), torch {one['torch']}"
+        notes.append(f"- {name}: {kept:.1%} complete, {length} tokens an answer; {how}.")
     return "\n".join([*lines, "", *notes])
 
 

@@ -1,0 +1,182 @@
+"""The `student` stage: mixture -> student. Prepares, starts the workers, sums up. The training itself is `sft.py`.
+
+With launcher ray, Ray Train places the workers, on this machine or on a cluster whose nodes see the run's folder;
+nothing else of the training imports ray. With launcher none, the work happens in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distill.base.artifacts import Inputs, Made, read_json
+from distill.base.errors import DistillError, InputError, shown
+from distill.base.progress import Progress
+from distill.base.records import Example
+from distill.train.config import RandomModel, TrainConfig
+from distill.train.preflight import base_problems
+
+WORK = "checkpoints"
+
+
+def student(config: TrainConfig, inputs: Inputs, out: Path, progress: Progress) -> Made:
+    """Train the student of `inputs["mixture"]` into `out`; the same call after a crash goes on.
+
+    Leaves `final/` (weights or adapters, tokenizer, configuration), `log.jsonl`, `samples.jsonl`, and `base/` for a
+    student that started from random weights.
+
+    Raises:
+        InputError: the base or the mixture cannot be used, with every problem found.
+        OSError: no space left; checkpoints are intact.
+    """
+    from distill.train.log import MESSAGES, Watch, sums
+    from distill.train.sft import RESULT, Job
+
+    out = out.resolve()
+    work = out / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    base = _base(config, out)
+    examples = _prepare(config, base, inputs, work, progress)
+    steps = config.epochs * -(-examples // config.batch_examples)
+    with Watch(out, work / MESSAGES, steps, progress):
+        if config.launcher == "none":
+            _here(Job(config, base, out, work, _has_gpu(config)))
+        else:
+            _on_ray(config, base, out, work)
+    facts = sums(out)
+    size = read_json(work / RESULT)
+    shutil.rmtree(work)
+    summary = {
+        "base": config.base if isinstance(config.base, str) else f"random Qwen2, {size['parameters']:,} weights",
+        "base_folder": "base" if isinstance(config.base, RandomModel) else None,
+        "method": config.method,
+        "epochs": config.epochs,
+        "examples": examples,
+        "zero_stage": config.zero_stage,
+        "precision": config.precision,
+        "workers": config.workers,
+        **size,
+        **facts,
+    }
+    return Made(examples, examples, summary=summary, tokens={"trained": facts["trained_tokens"], "read": facts["tokens"]})
+
+
+def _base(config: TrainConfig, out: Path) -> str:
+    """Folder or hub name of the model to start from; random weights are written down first."""
+    from distill.train.models import write_random
+
+    if isinstance(config.base, str):
+        return str(Path(config.base).resolve()) if Path(config.base).is_dir() else config.base
+    write_random(config.base, out / "base", config.seed)
+    return str(out / "base")
+
+
+def _prepare(config: TrainConfig, base: str, inputs: Inputs, work: Path, progress: Progress) -> int:
+    """Check the base, turn the mixture into tokens; returns the number of traces."""
+    from distill.train.models import load_tokenizer, model_config
+    from distill.train.tokens import Limits, open_tokens, write_tokens
+
+    if problems := base_problems(config, base):
+        raise InputError("the student cannot be trained:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    found = model_config(config, base)
+    limits = Limits(config.max_tokens or found.max_position_embeddings, found.vocab_size)
+    rows = inputs["mixture"].rows(Example, "mixture.parquet")
+    write_tokens(work / "tokens", load_tokenizer(config, base), rows, limits)
+    data = open_tokens(work / "tokens")
+    progress.say(f"{len(data.names)} traces, {len(data.ids)} tokens, {data.trained.mean():.0%} of them trained")
+    return len(data.names)
+
+
+def _here(job: Any) -> None:
+    from distill.train.sft import train
+
+    train(job)
+
+
+def _has_gpu(config: TrainConfig) -> bool:
+    import torch
+
+    return torch.cuda.is_available() if config.gpus_per_worker is None else config.gpus_per_worker > 0
+
+
+def _on_ray(config: TrainConfig, base: str, out: Path, work: Path) -> None:
+    """Start the workers, wait for them, and raise what they raised.
+
+    Raises:
+        InputError: the cluster has not the resources asked for.
+        DistillError: a worker failed.
+    """
+    with _ray(config) as ray, tempfile.TemporaryDirectory(prefix="distill-ray-") as storage:
+        gpus = _gpus(config, ray.cluster_resources())
+        from ray.train import RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"config": config.model_dump(), "paths": [str(out), str(work)], "base": base, "gpu": gpus > 0},
+            scaling_config=ScalingConfig(
+                num_workers=config.workers, use_gpu=gpus > 0, resources_per_worker={"CPU": 1, "GPU": gpus}
+            ),
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            run_config=RunConfig(name="student", storage_path=storage),
+        )
+        try:
+            trainer.fit()
+        except ray.train.v2.api.exceptions.TrainingFailedError as error:
+            known = shown(error)
+            if known is not None:
+                raise known from error
+            raise DistillError(f"training failed; finished checkpoints are kept in {work}.\n{error}") from error
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    from distill.train.sft import Job, train
+
+    out, work = (Path(path) for path in settings["paths"])
+    train(Job(TrainConfig.model_validate(settings["config"]), settings["base"], out, work, settings["gpu"]))
+
+
+@contextlib.contextmanager
+def _ray(config: TrainConfig) -> Iterator[Any]:
+    """Ray as it runs already, or started for this training and stopped after it."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    import ray.train
+
+    if ray.is_initialized():
+        yield ray
+        return
+    # Workers import this very code, also when it is not installed.
+    paths = os.pathsep.join(dict.fromkeys(str(Path(path or ".").resolve()) for path in sys.path))
+    ray.init(
+        address=config.ray_address,
+        include_dashboard=False if config.ray_address is None else None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _gpus(config: TrainConfig, resources: dict[str, float]) -> int:
+    """GPUs a worker, 0 or 1."""
+    there = int(resources.get("GPU", 0))
+    wanted = config.gpus_per_worker if config.gpus_per_worker is not None else int(there > 0)
+    for kind, needed, found in (("GPU", wanted * config.workers, there), ("CPU", config.workers, int(resources["CPU"]))):
+        if needed > found:
+            raise InputError(
+                f"{config.workers} workers need {needed} {kind}s, Ray has {found}; lower student.workers or join a cluster "
+                "with ray_address"
+            )
+    return wanted
