@@ -37,7 +37,7 @@ def labels(kept: Artifact) -> Section | None:
             [
                 Table(
                     ("Trace", "Label", "Ours", "Evidence"),
-                    "llll",
+                    "nnlw",
                     [
                         [row["trace_id"], "right" if row["label"] else "wrong", row["ours"],
                          shortened(row["evidence"], EVIDENCE_CHARS)]
@@ -166,7 +166,7 @@ def provenance(inputs: Inputs) -> Section:
     return Section(
         "Provenance",
         [
-            Table(("Folder", "Id", "Made from", "Rows in", "Rows out", "Time", "Finished"), "lllrrrl", artifacts),
+            Table(("Folder", "Id", "Made from", "Rows in", "Rows out", "Time", "Finished"), "nnlrrrn", artifacts),
             named,
             Table(("Source", "Used for", "Licence", "Rows"), "lllr", _licences(inputs)),
             _versions(inputs),
@@ -197,7 +197,7 @@ def warnings(inputs: Inputs) -> list[str]:
     """What a reader must know before believing any number."""
     found = [
         f"{name} was made with other settings than the present ones and kept as it is (--keep {name}). Changed: "
-        + "; ".join(artifact.record.kept_despite)
+        + "; ".join(change.replace("config.", f"{name}.", 1) for change in artifact.record.kept_despite)
         for name, artifact in inputs.items()
         if artifact.record.kept_despite
     ]

@@ -18,7 +18,8 @@ from markupsafe import Markup
 
 from distill.base.view import printable
 
-_MARKDOWN_SIGNS = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
+_MARKDOWN_SIGNS = re.compile(r"([\\`*\[\]<|~&$]|(?<![^\W_])_|_(?![^\W_])|^[-+#>=])")
+_LIST_NUMBER = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 _BACKTICKS = re.compile(r"`+")
 
 
@@ -48,7 +49,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """`align` has one letter a column: l for words, r for numbers."""
+    """`align` has one letter a column: l for words, n for words on one line, w for long text, r for numbers."""
 
     columns: Sequence[str]
     align: str
@@ -59,7 +60,9 @@ class Table:
     def in_words(self) -> Table:
         """Without the columns that are drawings only."""
         said = [
-            column for column, name in enumerate(self.columns) if name or any(_words(row[column]) for row in self.rows)
+            column
+            for column in range(len(self.columns))
+            if not self.rows or any(_words(row[column]) for row in self.rows)
         ]
         return Table(
             [self.columns[column] for column in said],
@@ -124,7 +127,7 @@ def markdown(page: Page) -> str:
 
 def plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line: in a paragraph, a heading or a cell of a table."""
-    return _MARKDOWN_SIGNS.sub(r"\\\1", " ".join(text.split()))
+    return _LIST_NUMBER.sub(r"\1\\\2", _MARKDOWN_SIGNS.sub(r"\\\1", " ".join(text.split())))
 
 
 def fence(text: str) -> str:
@@ -158,8 +161,9 @@ def percent(share: float | None) -> str:
 
 
 def points(difference: float) -> str:
-    """0.213 -> "+21.3"; a minus is a minus sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    """0.213 -> "+21.3"; a minus is a minus sign, and nothing has no sign."""
+    said = f"{100 * difference:+.1f}"
+    return "0.0" if said in ("+0.0", "-0.0") else said.replace("-", "−")
 
 
 def count(number: float) -> str:

@@ -74,7 +74,7 @@ def headline(inputs: Inputs) -> list[str]:
         said.append("The teacher was not scored beside it.")
     elif against is not None:
         score = page.percent(teacher["pass_at_1"])
-        said.append(f"The teacher answers {score} right: beside it the student is {_difference(against)}.")
+        said.append(f"The teacher answers {score} right; the student is {_difference(against, 'the teacher')}.")
     said += [_quantized(scores), _price(inputs)]
     return [sentence for sentence in said if sentence]
 
@@ -88,7 +88,8 @@ def _student(scores: Mapping[str, Any]) -> str:
     against = _compared(scores, "base", "student")
     if base is None or against is None:
         return f"{result}, 95% interval {sections.between(student)}; its base was not scored beside it."
-    return f"{result}, its base {page.percent(base['pass_at_1'])}: the student is {_difference(against)}."
+    said = _difference(against, "its base")
+    return f"{result} and its base {page.percent(base['pass_at_1'])}; the student is {said}."
 
 
 def _quantized(scores: Mapping[str, Any]) -> str:
@@ -100,19 +101,21 @@ def _quantized(scores: Mapping[str, Any]) -> str:
         return ""
     kind, score = copies[name]["quantization"], page.percent(copies[name]["pass_at_1"])
     four = "4-bit " if kind in FOUR_BIT else ""
-    return f"The student's {four}copy ({kind}) answers {score} right: beside it, it is {_difference(against)}."
+    return f"The student's {four}copy ({kind}) answers {score} right; it is {_difference(against, 'the student')}."
 
 
 def _compared(scores: Mapping[str, Any], a: str, b: str) -> Mapping[str, Any] | None:
     return next((c for c in scores["comparisons"] if (c["a"], c["b"]) == (a, b)), None)
 
 
-def _difference(found: Mapping[str, Any]) -> str:
-    """ "better by 21.3 points (95% interval +15.2 to +27.4)", or what the verdict is instead."""
+def _difference(found: Mapping[str, Any], other: str) -> str:
+    """ "better than its base by 21.3 points (95% interval +15.2 to +27.4)", or what the verdict is instead."""
     interval = f"95% interval {page.points(found['low'])} to {page.points(found['high'])}"
     if found["verdict"] in ("better", "worse"):
-        return f"{found['verdict']} by {100 * abs(found['difference']):.1f} points ({interval})"
-    return f"{found['verdict']} ({page.points(found['difference'])} points, {interval})"
+        return f"{found['verdict']} than {other} by {100 * abs(found['difference']):.1f} points ({interval})"
+    verdict = found["verdict"].replace("distinguishable", f"distinguishable from {other}")
+    verdict = verdict.replace("equivalent", f"equivalent to {other}")
+    return f"{verdict} ({page.points(found['difference'])} points, {interval})"
 
 
 def _price(inputs: Inputs) -> str:
@@ -122,6 +125,8 @@ def _price(inputs: Inputs) -> str:
     of = f"{page.count(accepted)} accepted traces ({page.count(traces.rows_out)} sampled)"
     if not tokens:
         return f"The teacher's completions were stored: the {of} cost no tokens in this run."
+    if not traces.cost_usd:
+        return f"Each of the {of} cost {each} tokens of the teacher; in dollars nothing, for the teacher has no price."
     return f"Each of the {of} cost {each} tokens of the teacher and {page.dollars(traces.cost_usd / max(1, accepted))}."
 
 

@@ -32,7 +32,7 @@ class ScoresConfig(Config):
         temperature: 0 is greedy; then all k samples are one.
         max_new_tokens: the budget of a completion; must leave room for the prompt in every model's window.
         margin: what difference in pass@1 does not matter; 0.02 is two points.
-        batch_size: completions at a time; None: 64 on a CPU, 32 on a GPU.
+        batch_size: completions at a time; None: what 30% of the free memory holds, at most 128.
         threads: CPU threads; None: one for models under 50M parameters, where more cost more than they bring.
     """
 
@@ -138,24 +138,24 @@ def _settled(
 def _scored(
     config: ScoresConfig, model: Candidate, questions: Sequence[Prompt], work: Path, progress: Progress
 ) -> tuple[list[Outcome], dict[str, Any]]:
-    from evals import harness
+    from evals import generate, harness
 
     started = time.monotonic()
     progress.say(f"{model.name}: loading {model.folder}")
     local = Path(model.folder).exists()
-    with harness.offline(local), harness.threads(config.threads):
-        loaded = harness.load(model.name, model.folder, config.device, model.spare)
+    with generate.offline(local), generate.threads(config.threads):
+        loaded = generate.load(model.name, model.folder, config.device, model.spare)
         on_cpu = loaded.model.device.type == "cpu"
-        sampling = harness.Sampling(config.k, config.temperature, config.top_p, config.max_new_tokens, config.seed)
+        sampling = generate.Sampling(config.k, config.temperature, config.top_p, config.max_new_tokens, config.seed)
         if config.threads is None and on_cpu:
-            harness.use_few_threads(loaded)
+            generate.use_few_threads(loaded)
         shutil.rmtree(work, ignore_errors=True)
 
         def tell(done: int, total: int, tokens: int) -> None:
             speed = tokens / max(1e-9, time.monotonic() - started)
             progress.update(done, total, f"completions of {model.name}", f"{speed:,.0f} tokens/s")
 
-        size = config.batch_size or (64 if on_cpu else 32)
+        size = config.batch_size or generate.fitting_batch(loaded, sampling)
         rows, table = harness.outcomes(loaded, questions, sampling, work, size, tell)
     shutil.rmtree(work, ignore_errors=True)
     return rows, {

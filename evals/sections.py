@@ -51,11 +51,11 @@ def funnel(inputs: Inputs) -> Section:
     failed = traces.summary["failed"]
     blocks: list[Block] = [
         Text(
-            "Bars of prompts are shares of the prompts read, bars of traces shares of all traces. A refused trace is "
+            "Prompts are counted as shares of the prompts read, traces as shares of all traces. A refused trace is "
             "counted once, under the first filter that refused it. "
-            + (f"{count(failed)} calls failed; a failed call is a trace too." if failed else "No call failed.")
+            + (f"Failed calls: {count(failed)}; a failed call is a trace too." if failed else "No call failed.")
         ),
-        Table(("Step", "Rows", "Share", ""), "lrrl", rows),
+        Table(("Step", "Rows", "Share", ""), "lrrn", rows),
         Text(
             f"Of {count(kept.summary['prompts'])} prompts with traces, {count(kept.summary['prompts_kept'])} have at "
             f"least one kept trace; the training mixture holds {count(mixture.summary['prompts'])} prompts and "
@@ -89,7 +89,7 @@ def _tasks(summary: Mapping[str, Any]) -> Iterator[Block]:
         for task, row in sorted(summary["by_source"].items())
     ]  # fmt: skip
     yield Text("Kept share by task (by source, where prompts have no task):")
-    yield Table(("Task", "Traces", "Kept", "Share kept", ""), "lrrrl", rows)
+    yield Table(("Task", "Traces", "Kept", "Share kept", ""), "nrrrn", rows)
 
 
 def cost(inputs: Inputs) -> Section:
@@ -97,10 +97,10 @@ def cost(inputs: Inputs) -> Section:
     traces, accepted = inputs["traces"].record, inputs["kept"].record.rows_out
     tokens = traces.tokens
     parts = {
-        "Prompt": tokens["prompt"],
-        "Reasoning": tokens["reasoning"],
-        "Final answer": max(0, tokens["completion"] - tokens["reasoning"]),
-        "Prompt and completion together": tokens["prompt"] + tokens["completion"],
+        "Prompt tokens": tokens["prompt"],
+        "Reasoning tokens": tokens["reasoning"],
+        "Final answer tokens": max(0, tokens["completion"] - tokens["reasoning"]),
+        "All tokens": tokens["prompt"] + tokens["completion"],
     }
     rows: list[list[Cell]] = [
         [name, count(number), _each(number, traces.rows_out), _each(number, accepted)] for name, number in parts.items()
@@ -112,7 +112,7 @@ def cost(inputs: Inputs) -> Section:
     note = "An accepted trace bears the cost of the refused ones: the last column divides everything by traces kept."
     if not traces.cost_usd:
         note += " Dollars are 0 because the teacher has no price in the configuration."
-    if not parts["Prompt and completion together"]:
+    if not parts["All tokens"]:
         note += " Tokens are 0 because the stored completions do not say how many they have."
     spent = {name: artifact.record.seconds for name, artifact in inputs.items()}
     total = sum(spent.values())
@@ -124,9 +124,9 @@ def cost(inputs: Inputs) -> Section:
     return Section(
         "Cost",
         [
-            Table(("Tokens of the teacher", "All", "A trace", "An accepted trace"), "lrrr", rows),
+            Table(("Spent on the teacher", "All", "A trace", "An accepted trace"), "lrrr", rows),
             Text(note),
-            Table(("Stage", "Time", ""), "lrl", times),
+            Table(("Stage", "Time", ""), "lrn", times),
         ],
     )
 
@@ -154,7 +154,7 @@ def training(inputs: Inputs) -> Section:
         "Tokens a second": count(s["tokens_per_second"]),
         "Loss": f"{s['loss_first']:.4f} in the first step, {s['loss_last']:.4f} on average over the last ones",
     }
-    blocks: list[Block] = [Table(("Training", ""), "ll", [[name, value] for name, value in facts.items()])]
+    blocks: list[Block] = [Table(("Setting", "Value"), "nl", [[name, value] for name, value in facts.items()])]
     finite = [point for point in s["curve"] if math.isfinite(point[1])]
     if finite:
         (first, start), (last, end) = finite[0], finite[-1]
@@ -169,18 +169,18 @@ def scores(inputs: Inputs) -> Section:
     ranked = [_model_row(name, model) for name, model in summary["models"].items()]
     k = summary["protocol"]["k"]
     heads = (
-        "Model", "pass@1", "95% interval", "", f"pass@{k}", f"majority@{k}",
+        "Model", "pass@1", "95% interval", "0% to 100%", f"pass@{k}", f"majority@{k}",
         "Cut off", "Unknown", "Errored", "Mean tokens", "Size",
     )  # fmt: skip
     blocks: list[Block] = [
         Text(_protocol(summary["protocol"])),
-        Table(heads, "lrllrrrrrrr", ranked),
+        Table(heads, "nrnnrrrrrrr", ranked),
         Text(
             "pass@1 is the share of right samples. "
             f"pass@{k} is the share of questions with at least one right sample of {k}; majority@{k} the share whose "
             "most frequent answer is right. Cut off: no end within the token limit; it counts as not right. Unknown: "
             "the judge could not decide; it counts as not right. Errored: the question could not be put to the model; "
-            "it counts neither way. The interval drawing runs from 0% to 100%."
+            "it counts neither way."
         ),
     ]
     return Section("Scores", [*blocks, *_comparisons(summary["comparisons"])])
@@ -236,9 +236,10 @@ def _comparisons(found: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
         ]
         for c in found
     ]
-    heads = ("Compared", "Points", "95% interval", "", "p", "Verdict", "Better / worse / equal", "Detectable")
+    scale = f"{points(-reach)} to {points(reach)}"
+    heads = ("Compared", "Points", "95% interval", scale, "p", "Verdict", "Better / worse / equal", "Detectable")
     yield Text("Paired comparisons on the same questions. Positive points: the first-named model is better.")
-    yield Table(heads, "lrllrlrr", rows)
+    yield Table(heads, "lrnnrlrr", rows)
     yield Text(
         "p is the chance of a difference at least this large between two equally good models, corrected (Holm) for the "
         'number of comparisons. "Better / worse / equal" counts questions. "Detectable" is the smallest true '
@@ -267,7 +268,7 @@ def quantization(inputs: Inputs) -> Section:
     return Section(
         "Quantization",
         [
-            Table(heads, "lrrrrrr", rows),
+            Table(heads, "nrrrrrr", rows),
             Text(
                 "KL is the mean divergence, in nats a token, of the copy's next-token distribution from its parent's; "
                 '"same top token" the share of positions where both prefer the same token; cosine the similarity of '

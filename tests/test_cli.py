@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from conftest import EMBEDDED, ROOT, Cli
 
+from distill.base import gym
 from distill.base.artifacts import Made, finish_artifact
+from distill.base.config import load_config
+from distill.base.errors import ConfigError
 from distill.base.runner import Stage, lock, run_stages
-from distill.base.sources import GymSource
+from distill.base.sources import GymSource, read_prompts
 from distill.pipeline import STAGES, RunConfig
 from evals.questions import QuestionsConfig
 
@@ -146,18 +149,25 @@ def test_show_prints_rows_and_a_finished_run_does_nothing(tmp_path: Path, config
     refused(cli("show", tmp_path / "small", "scores"), "scores is not done")
 
 
-def test_every_shipped_configuration_is_valid() -> None:
-    from distill.base.config import load_config
+GIVEN_ON_THE_COMMAND_LINE = {
+    "replay_llama70b": ("prompts.source.path=f", "traces.teacher.path=f", "student.base.tokenizer=t"),
+}
 
-    shipped = sorted((ROOT / "configs").glob("*.yaml"))
-    assert [path.stem for path in shipped if load_config(RunConfig, path).stage_configs()] == [p.stem for p in shipped]
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid_and_bears_its_files_name(path: Path) -> None:
+    assert load_config(RunConfig, path, GIVEN_ON_THE_COMMAND_LINE.get(path.stem, ())).name == path.stem
+
+
+def test_what_must_be_given_on_the_command_line_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(RunConfig, ROOT / "configs" / "replay_llama70b.yaml")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "prompts.source.path", "traces.teacher.path", "student.base.tokenizer",
+    ]  # fmt: skip
 
 
 def test_default_seeds_of_prompts_and_questions_never_overlap() -> None:
-    from distill.base import gym
-    from distill.base.config import load_config
-    from distill.base.sources import read_prompts
-
     demo = load_config(RunConfig, ROOT / "configs" / "demo.yaml")
     assert isinstance(demo.prompts.source, GymSource) and isinstance(demo.questions.source, GymSource)
     harvested = {p.meta["index"] for p in read_prompts(demo.prompts.source, gym.HARVEST)}

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 
 import pytest
-from conftest import EMBEDDED, ROOT, call, kill_tree, start
+from conftest import EMBEDDED, ROOT
 
 from data_gen.filters.complete import Complete, CompleteConfig
 from data_gen.filters.contamination import Contamination, ContaminationConfig
@@ -89,47 +88,6 @@ def harvest_config(**changes: object) -> HarvestConfig:
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 48},
     }
     return HarvestConfig.model_validate({**plain, **changes})
-
-
-CONFIG = """
-name: kill
-questions: {source: {kind: gym, count: 4}}
-prompts: {source: {kind: gym, count: 16}}
-traces:
-  teacher: {kind: local, model: students/embedded/teacher, batch_size: 4}
-  samples: 2
-  sampling: {temperature: 1.0, top_p: 1.0, max_new_tokens: 200}
-student: {base: students/embedded/base}
-"""
-
-
-@pytest.mark.slow
-def test_kill_9_of_the_whole_tree_loses_and_doubles_no_trace(tmp_path: Path) -> None:
-    config = tmp_path / "run.yaml"
-    config.write_text(CONFIG)
-    arguments = ("run", config, "--runs", tmp_path, "--until", "traces")
-    process = start(*arguments)
-    ledger = tmp_path / "kill" / "03_traces.partial" / "ledger"
-    deadline = time.monotonic() + 120
-    while sum(1 for _ in Ledger(ledger).rows()) < 4:
-        assert process.poll() is None and time.monotonic() < deadline, "the harvest did not get under way"
-        time.sleep(0.05)
-    kill_tree(process)
-    acknowledged = {row.id: row for row in Ledger(ledger).rows()}
-    assert 0 < len(acknowledged) < 32
-
-    done = call(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert "are in the ledger already" in done.stderr
-    resumed = list(read_rows(tmp_path / "kill" / "03_traces" / "traces.parquet", Trace))
-    assert len(resumed) == len({row.id for row in resumed}) == 32
-    assert all(next(row for row in resumed if row.id == key) == row for key, row in acknowledged.items())
-
-    assert call(*arguments, "--name", "undisturbed").returncode == 0
-    undisturbed = list(read_rows(tmp_path / "undisturbed" / "03_traces" / "traces.parquet", Trace))
-    assert [(row.id, row.reasoning, row.answer) for row in resumed] == [
-        (row.id, row.reasoning, row.answer) for row in undisturbed
-    ]
 
 
 def test_more_samples_buy_only_what_is_missing(tmp_path: Path, ray_session: None) -> None:

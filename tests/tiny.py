@@ -12,14 +12,14 @@ from distill.base.artifacts import Artifact, Record
 EMBEDDED = Path(__file__).parent.parent / "students" / "embedded" / "base"
 
 
-def make_model(folder: Path, *, seed: int = 0, tied: bool = True, window: int = 256) -> Qwen2ForCausalLM:
+def make_model(folder: Path, *, seed: int = 0, tied: bool = True, hidden: int = 64) -> Qwen2ForCausalLM:
     """A random Qwen2 of some 100k parameters, written to `folder` with tokenizer and template."""
     torch.set_num_threads(1)  # more threads than idle cores make tiny models 30 times slower
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=576, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=window, tie_word_embeddings=tied, bos_token_id=None,
+        vocab_size=576, hidden_size=hidden, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=tied, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, initializer_range=0.1,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config).eval()
@@ -29,7 +29,7 @@ def make_model(folder: Path, *, seed: int = 0, tied: bool = True, window: int = 
 
 
 def make_adapter(base: Path, folder: Path) -> Any:
-    """A LoRA adapter with random weights on `base`, written to `folder` as training leaves it; returns the PEFT model."""
+    """A random LoRA adapter on `base`, written to `folder` as training leaves it; returns the PEFT model."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)

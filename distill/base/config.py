@@ -120,20 +120,44 @@ def _override(data: dict[str, Any], override: str) -> str | None:
 
 
 def _problems(model: type[Config], error: ValidationError) -> Iterator[str]:
-    for item in error.errors(include_url=False):
-        location = [part for part in item["loc"] if not _is_union_tag(part, item["loc"], model)]
-        where = ".".join(str(part) for part in location)
-        if item["type"] == "extra_forbidden":
-            names = _field_names(model, item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(names))}"
-            yield f"{where}: unknown key; {hint}"
-        elif item["type"] == "missing":
-            yield f"{where}: missing; it has no default"
-        else:
-            found = item["input"]
-            shown = repr(found) if len(repr(found)) <= 80 else f"{repr(found)[:77]}..."
-            yield f"{where or 'the file'}: {item['msg']}; found {shown}"
+    found = [(_walk(model, item["loc"]), item) for item in error.errors(include_url=False)]
+    for (where, models), item in found:
+        deeper = any(other[: len(where)] == where and len(other) > len(where) for (other, _), _ in found)
+        if deeper and item["type"] == "string_type":
+            continue  # a mapping was given where a name may stand too: what is wrong inside it is the finding
+        yield _sentence(".".join(map(str, where)), models, item)
+
+
+def _sentence(where: str, models: Sequence[type[Config]], item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        names = sorted({name for variant in models for name in variant.model_fields})
+        near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(names)}"
+        return f"{where}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"{where}: missing; it has no default"
+    shown = repr(item["input"])
+    shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return f"{where or 'the file'}: {item['msg']}; found {shown}"
+
+
+def _walk(model: type[Config], location: Sequence[Any]) -> tuple[tuple[Any, ...], list[type[Config]]]:
+    """The location as a user wrote it, without pydantic's names of union variants, and the models that stand there."""
+    where: list[Any] = []
+    models = [model]
+    holders = models
+    for position, part in enumerate(location):
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        named = [m for m in models if part == _tag(m) or m.__name__ in str(part)]
+        if fields:
+            where.append(part)
+            holders, models = models, [variant for field in fields for variant in _variants(field.annotation)]
+        elif named:
+            models = named
+        elif isinstance(part, int) or (position == len(location) - 1 and part != "str"):
+            where.append(part)
+            holders = models
+    return tuple(where), holders if where and where[-1] == location[-1] else models
 
 
 def _variants(annotation: Any) -> Iterator[type[Config]]:
@@ -144,36 +168,6 @@ def _variants(annotation: Any) -> Iterator[type[Config]]:
         yield from _variants(inner)
 
 
-def _descend(model: type[Config], location: Sequence[Any]) -> list[type[Config]]:
-    """The models that may stand at `location` (field names, list indices and union tags)."""
-    models = [model]
-    for part in location:
-        inner = [
-            variant
-            for candidate in models
-            if part in candidate.model_fields
-            for variant in _variants(candidate.model_fields[part].annotation)
-        ]
-        if inner:
-            models = inner
-        else:
-            tagged = [m for m in models if _tag(m) == part]
-            models = tagged or models
-    return models
-
-
 def _tag(model: type[Config]) -> Any:
     kind = model.model_fields.get("kind")
     return None if kind is None else kind.default
-
-
-def _field_names(model: type[Config], location: Sequence[Any]) -> list[str]:
-    return sorted({name for found in _descend(model, location) for name in found.model_fields})
-
-
-def _is_union_tag(part: Any, location: Sequence[Any], model: type[Config]) -> bool:
-    position = list(location).index(part)
-    before = _descend(model, location[:position])
-    return (
-        isinstance(part, str) and part in {_tag(m) for m in before} and not any(part in m.model_fields for m in before)
-    )

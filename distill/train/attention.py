@@ -59,8 +59,12 @@ def packed_attention(
         InputError: the model asks for something that this function would silently leave out.
     """
     lengths = traces.lengths if traces is not None else (query.shape[2],)
-    asked = {"an attention mask": attention_mask, "logit softcapping": others.get("softcap"), "sinks": others.get("s_aux")}
-    asked["a sliding window"] = sliding_window if sliding_window and sliding_window < max(lengths) else None
+    asked = {
+        "an attention mask": attention_mask,
+        "a sliding window": sliding_window if sliding_window and sliding_window < max(lengths) else None,
+        "logit softcapping": others.get("softcap"),
+        "attention sinks": others.get("s_aux"),
+    }
     if missing := [name for name, found in asked.items() if found is not None]:
         raise InputError(
             f"{type(module).__name__} asks for {' and '.join(missing)}, which packed training does not have; "

@@ -116,7 +116,7 @@ def pack(traces: Sequence[int], lengths: Sequence[int], capacity: int, span: flo
     """
     longest_first = sorted(traces, key=lambda trace: (-lengths[trace], trace))
     cost = {trace: lengths[trace] * (1 + lengths[trace] / span) for trace in traces}
-    rounds = max(1, math.ceil(sum(lengths[trace] for trace in traces) / (capacity * workers)))
+    rounds = math.ceil(sum(min(lengths[trace], capacity) for trace in traces) / (capacity * workers))
     while (bins := _fill(longest_first, lengths, cost, capacity, rounds * workers)) is None:
         rounds += 1
     bins.sort(key=lambda found: -sum(cost[trace] for trace in found))

@@ -79,7 +79,8 @@ class TrainConfig(Config):
     launcher: Annotated[Literal["ray", "none"], EXECUTION] = Field("ray", description="none: this very process")
     workers: Annotated[Positive, EXECUTION] = Field(1, description="processes, one a GPU where there are GPUs")
     gpus_per_worker: Annotated[Literal[0, 1] | None, EXECUTION] = Field(None, description="default: 1 if there are any")
-    ray_address: Annotated[str | None, EXECUTION] = Field(None, description="an existing cluster; default: this machine")
+    threads: Annotated[Positive | None, EXECUTION] = Field(None, description="CPU threads a worker; default: its share")
+    ray_address: Annotated[str | None, EXECUTION] = Field(None, description="of a cluster; default: this machine alone")
     checkpoint_minutes: Annotated[float, Field(ge=0), EXECUTION] = Field(
         15.0, description="most work that a crash can cost"
     )

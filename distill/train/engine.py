@@ -50,18 +50,18 @@ class World:
 
 
 @contextlib.contextmanager
-def joined(gpu: bool) -> Iterator[World]:
+def joined(gpu: bool, threads: int | None = None) -> Iterator[World]:
     """Meet the other workers (their addresses stand in the environment, as Ray Train and torchrun set them), or be
     alone where the environment names none. Leaves the process as it was found."""
     before = dict(os.environ)
-    threads = torch.get_num_threads()
+    threads_before = torch.get_num_threads()
     if "RANK" not in os.environ:
         os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     os.environ["LOCAL_SIZE"] = str(local)
     deepspeed = _import_deepspeed(gpu)
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
@@ -70,7 +70,7 @@ def joined(gpu: bool) -> Iterator[World]:
         yield World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
     finally:
         deepspeed.comm.destroy_process_group()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads_before)
         for name in set(os.environ) - set(before):
             del os.environ[name]
         os.environ.update(before)
@@ -116,7 +116,8 @@ def settings(config: TrainConfig, world: World) -> dict[str, Any]:
         if stage != 2:
             chosen["zero_optimization"]["overlap_comm"] = False
         if config.offload:
-            chosen["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": world.device.type == "cuda"}
+            pinned = world.device.type == "cuda"
+            chosen["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
     return chosen
 
 
@@ -204,7 +205,7 @@ class Engine:
         """
         found, _ = self._engine.load_checkpoint(str(folder), tag=tag, load_module_strict=self.config.method == "full")
         if found is None:
-            raise InputError(f"{folder / tag}: DeepSpeed finds no state there; make the stage again with --rebuild student")
+            raise InputError(f"{folder / tag}: DeepSpeed finds no state there; start over with --rebuild student")
 
     def close(self) -> None:
         """Free what DeepSpeed holds."""
@@ -230,7 +231,7 @@ def _durable_files(engine: Any) -> Any:
     class DurableFiles(parent):  # type: ignore[misc]
         def save(self, state_dict: Any, path: str) -> None:
             # torch.save to a path turns a full disk into a RuntimeError without errno.
-            with open(path, "wb") as file:
+            with Path(path).open("wb") as file:
                 torch.save(state_dict, file)
                 file.flush()
                 os.fsync(file.fileno())

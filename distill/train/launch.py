@@ -65,7 +65,8 @@ def student(config: TrainConfig, inputs: Inputs, out: Path, progress: Progress) 
         **size,
         **facts,
     }
-    return Made(examples, examples, summary=summary, tokens={"trained": facts["trained_tokens"], "read": facts["tokens"]})
+    tokens = {"trained": facts["trained_tokens"], "read": facts["tokens"]}
+    return Made(examples, examples, summary=summary, tokens=tokens)
 
 
 def _base(config: TrainConfig, out: Path) -> str:
@@ -120,12 +121,20 @@ def _on_ray(config: TrainConfig, base: str, out: Path, work: Path) -> None:
 
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"config": config.model_dump(), "paths": [str(out), str(work)], "base": base, "gpu": gpus > 0},
+            train_loop_config={
+                "config": config.model_dump(),
+                "base": base,
+                "out": str(out),
+                "work": str(work),
+                "gpu": gpus > 0,
+            },
             scaling_config=ScalingConfig(
                 num_workers=config.workers, use_gpu=gpus > 0, resources_per_worker={"CPU": 1, "GPU": gpus}
             ),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-            run_config=RunConfig(name="student", storage_path=storage),
+            run_config=RunConfig(
+                name="student", storage_path=storage, worker_runtime_env={"env_vars": _worker_environment()}
+            ),
         )
         try:
             trainer.fit()
@@ -140,29 +149,31 @@ def _worker(settings: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     from distill.train.sft import Job, train
 
-    out, work = (Path(path) for path in settings["paths"])
-    train(Job(TrainConfig.model_validate(settings["config"]), settings["base"], out, work, settings["gpu"]))
+    config = TrainConfig.model_validate(settings["config"])
+    train(Job(config, settings["base"], Path(settings["out"]), Path(settings["work"]), settings["gpu"]))
+
+
+def _worker_environment() -> dict[str, str]:
+    """Workers import this very code, also when it is not installed, and wait for each other without burning cores:
+    on a busy machine spinning threads made small students ten times slower."""
+    paths = os.pathsep.join(dict.fromkeys(str(Path(path or ".").resolve()) for path in sys.path))
+    return {"PYTHONPATH": paths, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
 
 
 @contextlib.contextmanager
 def _ray(config: TrainConfig) -> Iterator[Any]:
     """Ray as it runs already, or started for this training and stopped after it."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
     import ray.train
 
     if ray.is_initialized():
         yield ray
         return
-    # Workers import this very code, also when it is not installed.
-    paths = os.pathsep.join(dict.fromkeys(str(Path(path or ".").resolve()) for path in sys.path))
-    ray.init(
-        address=config.ray_address,
-        include_dashboard=False if config.ray_address is None else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {"PYTHONPATH": paths}},
-    )
+    where = config.ray_address or os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"address": where} if where else {"include_dashboard": False}
+    ray.init(configure_logging=False, logging_level=logging.ERROR, log_to_driver=False, **options)
     try:
         yield ray
     finally:
@@ -173,10 +184,11 @@ def _gpus(config: TrainConfig, resources: dict[str, float]) -> int:
     """GPUs a worker, 0 or 1."""
     there = int(resources.get("GPU", 0))
     wanted = config.gpus_per_worker if config.gpus_per_worker is not None else int(there > 0)
-    for kind, needed, found in (("GPU", wanted * config.workers, there), ("CPU", config.workers, int(resources["CPU"]))):
-        if needed > found:
+    needs = {"GPU": wanted * config.workers, "CPU": config.workers}
+    for kind, needed in needs.items():
+        if needed > resources.get(kind, 0):
             raise InputError(
-                f"{config.workers} workers need {needed} {kind}s, Ray has {found}; lower student.workers or join a cluster "
-                "with ray_address"
+                f"{config.workers} workers need {needed} {kind}s, Ray has {resources.get(kind, 0):g}; lower "
+                "student.workers, or join a larger cluster with student.ray_address"
             )
     return wanted

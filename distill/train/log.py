@@ -1,7 +1,7 @@
 """What a training leaves to read: one line a step, which traces were trained when, and the sums of both.
 
-    log.jsonl        step, epoch, loss, learning rate, gradient norm, tokens, padding, seconds
-    samples.jsonl    step, epoch, ids of the traces
+log.jsonl        step, epoch, loss, learning rate, gradient norm, tokens, padding, seconds
+samples.jsonl    step, epoch, ids of the traces
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._end.set()
         self._thread.join()
 

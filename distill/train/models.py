@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from distill.base.artifacts import sync_folder, write_json
 from distill.base.chat import stop_token_id
@@ -117,7 +124,7 @@ def load_student(config: TrainConfig, base: str, device: torch.device) -> Studen
     )
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
-        raise InputError(f"{base}: the output head is {head}, expected a linear layer without bias; choose another base")
+        raise InputError(f"{base}: its output head is {head}, expected a linear layer without bias; take another base")
     model.set_output_embeddings(LossHead(head))
     if config.recompute:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

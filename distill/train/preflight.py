@@ -25,7 +25,7 @@ def base_problems(config: TrainConfig, base: str) -> list[str]:
     try:
         found: Any = AutoConfig.from_pretrained(base, revision=config.revision)
     except (OSError, ValueError) as error:
-        return [f"{base}: no model configuration can be read from it ({_first_line(error)}); check the name and revision"]
+        return [f"{base}: no model configuration can be read ({_first_line(error)}); check the name and revision"]
     tokenizer, problems = _tokenizer(base, config.revision)
     if tokenizer is not None and len(tokenizer) > found.vocab_size:
         problems.append(
@@ -58,7 +58,7 @@ def _tokenizer(name: str, revision: str | None) -> tuple[Any, list[str]]:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError, ImportError) as error:
-        return None, [f"{name}: no tokenizer can be loaded from it ({_first_line(error)}); put its files beside config.json"]
+        return None, [f"{name}: no tokenizer can be loaded ({_first_line(error)}); put its files beside config.json"]
     return tokenizer, tokenizer_problems(tokenizer, name, training=True)
 
 
@@ -66,11 +66,14 @@ def _window_problems(config: TrainConfig, name: str, window: int) -> list[str]:
     """The rotary embedding is trained for a window; beyond it a student learns garbage."""
     if config.window is None and (config.max_tokens or 0) > window:
         return [
-            f"{name}: max_tokens is {config.max_tokens}, the model's window is {window}; lower max_tokens, or set window "
-            "and rope_theta to widen it (Qwen2.5-Math: rope_theta 300000)"
+            f"{name}: max_tokens is {config.max_tokens}, the model's window is {window}; lower max_tokens, or widen "
+            "the window by setting window and rope_theta (Qwen2.5-Math: rope_theta 300000)"
         ]
     if config.window is not None and config.window > window and config.rope_theta is None:
-        return [f"{name}: window {config.window} is wider than the model's {window}; set rope_theta too (300000 to 500000)"]
+        return [
+            f"{name}: window {config.window} is wider than the model's {window}, whose rotary base was trained for "
+            "that; set rope_theta too (300000 to 500000)"
+        ]
     if config.window is not None and (config.max_tokens or 0) > config.window:
         return [f"max_tokens {config.max_tokens} is over window {config.window}; lower it or widen the window"]
     return []

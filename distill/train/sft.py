@@ -1,8 +1,8 @@
 """The training loop, on one page. Everything it calls is in the file that its name says.
 
-    batches.py   which traces in which step and pack        attention.py   traces of a pack kept apart
-    models.py    the student, loaded and saved              loss.py        the head on trained tokens only
-    engine.py    DeepSpeed                                  checkpoint.py  exact continuation after a crash
+batches.py   which traces in which step and pack        attention.py   traces of a pack kept apart
+models.py    the student, loaded and saved              loss.py        the head on trained tokens only
+engine.py    DeepSpeed                                  checkpoint.py  exact continuation after a crash
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def train(job: Job) -> None:
         InputError: the model cannot be trained in packs, or the checkpoints belong to other workers.
         OSError: no space left; the checkpoints are intact.
     """
-    with joined(job.gpu) as world, only_one(job.work / f"worker-{world.rank}.lock"):
+    with joined(job.gpu, job.config.threads) as world, only_one(job.work / f"worker-{world.rank}.lock"):
         _train(job, world)
 
 

@@ -1,8 +1,8 @@
 """The mixture as tokens, written once and mapped by every worker: ids and loss mask, one after the other.
 
-    tokens/ids.bin      int32, all traces in a row
-    tokens/trained.bin  bool, whether a token is in the loss as a label
-    tokens/index.json   trace ids and lengths, written last
+tokens/ids.bin      int32, all traces in a row
+tokens/trained.bin  bool, whether a token is in the loss as a label
+tokens/index.json   trace ids and lengths, written last
 """
 
 from __future__ import annotations
