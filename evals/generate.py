@@ -197,7 +197,7 @@ def fitting_batch(loaded: Loaded, sampling: Sampling) -> int:
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     longest = min(loaded.window, 2 * sampling.max_new_tokens)
-    return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free) // (bytes_a_token * longest)))
+    return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free / (bytes_a_token * longest))))
 
 
 def stop_ids(loaded: Loaded) -> list[int]:

@@ -1,6 +1,7 @@
 """The stage from mixture to student: what it leaves, what it survives, and that how it runs changes nothing."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -136,7 +137,7 @@ def test_a_random_student_leaves_its_untrained_base(inputs: Inputs, tmp_path: Pa
     assert not torch.equal(untrained.model.norm.weight, weights(tmp_path)["model.norm.weight"])
 
 
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_lora_trains_and_saves_an_adapter_and_leaves_the_base_alone(
     base: Path, inputs: Inputs, tmp_path: Path, stage: int
 ) -> None:
@@ -162,8 +163,10 @@ def test_kill_9_after_any_checkpoint_changes_nothing(
     for least in (2, 6):
         process = in_background(config, inputs, out, tmp_path)
         kill_after(process, lambda least=least: any(f.name >= f"step-{least:08d}" for f in checkpoints(out)))
-    train(config, inputs, out)
+    told = io.StringIO()
+    train(config, inputs, out, told)
     assert_same(out, calm)
+    assert "going on after step" in told.getvalue()
 
 
 def test_a_torn_or_missing_part_of_the_newest_checkpoint_falls_back(
@@ -178,8 +181,29 @@ def test_a_torn_or_missing_part_of_the_newest_checkpoint_falls_back(
     (tmp_path / "checkpoints" / "step-00000009.partial").mkdir()
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 6, "lo')
-    train(config, inputs, tmp_path)
+    told = io.StringIO()
+    train(config, inputs, tmp_path, told)
     assert_same(tmp_path, calm)
+    assert "step-00000005 is not whole" in told.getvalue()
+    assert "going on after step 4" in told.getvalue()
+
+
+def test_a_crash_while_the_weights_are_written_trains_nothing_again(
+    base: Path, inputs: Inputs, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: Any) -> None:
+        (tmp_path / "final").mkdir()
+        (tmp_path / "final" / "shard-1.safetensors").write_bytes(b"torn")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.train.sft.save_student", crash)
+        with pytest.raises(OSError, match="No space left"):
+            train(settings(base), inputs, tmp_path)
+    told = io.StringIO()
+    train(settings(base), inputs, tmp_path, told)
+    assert_same(tmp_path, calm)
+    assert "going on after step 10" in told.getvalue()
 
 
 def interrupt(config: TrainConfig, inputs: Inputs, out: Path, after: int) -> None:
@@ -239,6 +263,20 @@ def test_zero_stages_agree_and_go_on_exactly(
     train(offloaded, inputs, tmp_path / "offloaded")
     for name, value in weights(calm).items():
         torch.testing.assert_close(weights(tmp_path / "offloaded")[name], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "changes", [{"precision": "bf16"}, {"method": "lora", "lora": {"dropout": 0.1}}], ids=["bf16", "lora"]
+)
+def test_bf16_and_adapters_go_on_exactly(
+    base: Path, inputs: Inputs, tmp_path: Path, stage: int, changes: dict[str, Any]
+) -> None:
+    config = settings(base, zero_stage=stage, checkpoint_minutes=0, **changes)
+    train(config, inputs, tmp_path / "whole")
+    interrupt(config, inputs, tmp_path / "broken", after=4)
+    train(config, inputs, tmp_path / "broken")
+    assert_same(tmp_path / "broken", tmp_path / "whole")
 
 
 @pytest.mark.slow

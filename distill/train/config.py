@@ -71,7 +71,7 @@ class TrainConfig(Config):
     micro_batch_tokens: Annotated[Positive, EXECUTION] = Field(
         32768, description="tokens a worker holds at a time; the batch is accumulated. A longer trace goes alone"
     )
-    recompute: Annotated[bool, EXECUTION] = Field(False, description="keep no activations: a third less speed")
+    recompute: Annotated[bool, EXECUTION] = Field(False, description="keep no activations: a quarter less speed")
     zero_stage: Annotated[Literal[0, 1, 2, 3], EXECUTION] = Field(
         0, description="what workers share: 1 optimizer states, 2 gradients too, 3 weights too"
     )

@@ -20,6 +20,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.utils import logging
 
 from distill.base.artifacts import sync_folder, write_json
 from distill.base.chat import stop_token_id
@@ -109,6 +110,7 @@ def load_student(config: TrainConfig, base: str, device: torch.device) -> Studen
         InputError: an architecture that packed training cannot do exactly.
     """
     attention.register()
+    logging.disable_progress_bar()
     found = model_config(config, base)
     _refuse_unpackable(found, config)
     bf16 = config.precision == "bf16"
