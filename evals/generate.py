@@ -19,7 +19,6 @@ import torch
 import transformers
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -28,7 +27,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from distill.base.chat import stop_token_id, tokenizer_problems
+from distill.base.chat import load_tokenizer, stop_token_id, tokenizer_problems
 from distill.base.errors import DistillError, FileError, InputError
 from distill.base.fingerprint import fingerprint
 from distill.base.records import content_id
@@ -89,9 +88,9 @@ def load(name: str, folder: str, device: str = "auto", tokenizer_folder: str | N
     """
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = load_tokenizer(folder)
         if tokenizer_folder and not tokenizer.chat_template:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+            tokenizer = load_tokenizer(tokenizer_folder)
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map={"": place})
     except (OSError, ValueError) as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from distill.base.artifacts import Artifact, Inputs, Made
-from distill.base.chat import prompt_text, stop_token_id
+from distill.base.chat import load_tokenizer, prompt_text, stop_token_id
 from distill.base.config import Config
 from distill.base.errors import DistillError, FileError
 from distill.base.fingerprint import fingerprint
@@ -54,7 +54,7 @@ def weights(config: ExportConfig, inputs: Inputs, out: Path, progress: Progress)
     student, folder = inputs["student"], out / "model"
     if folder.exists():
         shutil.rmtree(folder)  # half-written by a killed process: nothing in it can be trusted
-    tokenizer = models.load_tokenizer(student.path / "final")
+    tokenizer = load_tokenizer(student.path / "final")
     progress.say(f"loading the student from {student.path / 'final'}")
     model, merge_error = load_student(student, config, models.probe_ids(tokenizer))
     settle_generation(model, tokenizer, config)
@@ -175,7 +175,7 @@ def same_rendering(folder: Path, tokenizer: Any) -> None:
     """Raise DistillError unless the written tokenizer renders and encodes as the student's own does."""
     from students import models
 
-    again = models.load_tokenizer(folder)
+    again = load_tokenizer(folder)
     question = [{"role": "user", "content": models.PROBES[0]}]
     rendered, expected = prompt_text(again, question), prompt_text(tokenizer, question)
     if rendered != expected or models.probe_ids(again) != models.probe_ids(tokenizer):

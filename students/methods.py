@@ -10,7 +10,8 @@ import bitsandbytes
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from students.models import load_model, load_tokenizer, quiet
+from distill.base.chat import load_tokenizer
+from students.models import load_model, quiet
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import transformers
 from accelerate import init_empty_weights
 from accelerate.utils import load_state_dict, set_module_tensor_to_device
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from distill.base.chat import prompt_ids
 from distill.base.errors import DistillError, FileError
@@ -41,18 +41,6 @@ def load_model(folder: Path | str, dtype: str = "auto", **options: Any) -> PreTr
     except (OSError, ValueError) as error:
         raise FileError(f"{folder}: no model can be loaded: {error}") from error
     return model.eval()
-
-
-def load_tokenizer(folder: Path | str) -> Any:
-    """A tokenizer with its chat template.
-
-    Raises:
-        FileError: nothing can be loaded from there.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{folder}: no tokenizer can be loaded: {error}") from error
 
 
 def skeleton(folder: Path | str) -> PreTrainedModel:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from distill.base.artifacts import Inputs, Made
+from distill.base.chat import load_tokenizer
 from distill.base.config import Config
 from distill.base.errors import DistillError
 from distill.base.progress import Progress
@@ -55,7 +56,7 @@ def quantized(config: QuantizeConfig, inputs: Inputs, out: Path, progress: Progr
     parent_folder = inputs["weights"].path / "model"
     summary: dict[str, Any] = {}
     if config.methods:
-        tokenizer = models.load_tokenizer(parent_folder)
+        tokenizer = load_tokenizer(parent_folder)
         parent = models.load_model(parent_folder)
         texts = fidelity.probe_texts(parent, tokenizer)
         expected = models.logits(parent, texts)

@@ -13,6 +13,7 @@ from distill.cli import main
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).parent.parent
 EMBEDDED = ROOT / "students" / "embedded"

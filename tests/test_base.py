@@ -205,6 +205,13 @@ def test_a_worked_gold_answer_is_cut_to_its_final_answer(tmp_path: Path) -> None
     assert read_prompts(JsonlSource(path=path), gym.HARVEST)[0].answer == "4"
 
 
+def test_errors_survive_the_way_from_a_worker() -> None:
+    import pickle
+
+    for error in (ConfigError("x", ["a", "b"]), RowError(Path("f"), 3, "torn", "Mend it"), InputError("m")):
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 - our own bytes
+
+
 def test_trace_rows_keep_failures(tmp_path: Path) -> None:
     failed = Trace("i", "p", 0, "", "", "error", 0, 0, 0, 0.0, "t", {}, 1, 3, error="503")
     write_rows(tmp_path / "t.parquet", Trace, [failed])

@@ -12,6 +12,7 @@ from train_cases import mixture, settings, sums, train
 from transformers import AutoTokenizer
 
 from distill.base.errors import ConfigError, InputError, shown
+from distill.base.records import Example, write_rows
 from distill.train.batches import Pack, Plan, pack, to_batch
 from distill.train.config import RandomModel, TrainConfig
 from distill.train.loss import LossHead
@@ -32,9 +33,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Tokens:
-    folder = tmp_path_factory.mktemp("tokens") / "tokens"
-    write_tokens(folder, AutoTokenizer.from_pretrained(EMBEDDED), sums(12), Limits(256, 576))
-    return open_tokens(folder)
+    folder = tmp_path_factory.mktemp("tokens")
+    return tokens(folder, 12, Limits(256, 576))
+
+
+def tokens(folder: Path, traces: int, limits: Limits) -> Tokens:
+    write_rows(folder / "mixture.parquet", Example, sums(traces))
+    write_tokens(folder / "tokens", AutoTokenizer.from_pretrained(EMBEDDED), folder / "mixture.parquet", limits)
+    return open_tokens(folder / "tokens")
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +207,7 @@ def test_an_empty_mixture_is_refused(base: Path, tmp_path: Path) -> None:
 
 def test_a_foreign_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the model's embedding has 100 rows"):
-        write_tokens(tmp_path / "t", AutoTokenizer.from_pretrained(EMBEDDED), sums(2), Limits(256, 100))
+        tokens(tmp_path, 2, Limits(256, 100))
 
 
 def test_preflight_names_what_is_wrong_with_a_base(base: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def join_thought(reasoning: str, answer: str, thought: bool = True) -> str:
     return f"{OPEN}\n{reasoning}\n{CLOSE}\n\n{answer}" if thought else answer
 
 
-def load_tokenizer(model: str, revision: str | None) -> Any:
+def load_tokenizer(model: str | Path, revision: str | None = None) -> Any:
     """The tokenizer of a folder or hub name.
 
     Raises:
@@ -74,11 +74,11 @@ def load_tokenizer(model: str, revision: str | None) -> Any:
         raise FileError(
             f"{model}: the folder holds no tokenizer; expected tokenizer.json and tokenizer_config.json in it"
         )
-    if not folder.is_dir() and (model.startswith((".", "/")) or model.count("/") > 1):
+    if not folder.is_dir() and (folder.is_absolute() or str(model).startswith(".") or str(model).count("/") > 1):
         raise FileError(f"{model}: no such folder; expected a model's folder or a hub name")
     try:
         return AutoTokenizer.from_pretrained(model, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise FileError(f"{model}: its tokenizer cannot be loaded ({reason}); give a folder or a hub name") from None
 

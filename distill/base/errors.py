@@ -38,9 +38,12 @@ class ConfigError(InputError):
     """
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+        self.where, self.problems = where, tuple(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__("\n".join([f"{where}: {count} found", *(f"  - {problem}" for problem in problems)]))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.where, self.problems)
 
 
 class FileError(InputError):
@@ -51,7 +54,11 @@ class RowError(InputError):
     """A row of a data file that cannot be used."""
 
     def __init__(self, path: Path, line: int, problem: str, remedy: str) -> None:
+        self.parts = (path, line, problem, remedy)
         super().__init__(f"{path}, line {line}: {problem}. {remedy}")
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[Path, int, str, str]]:
+        return type(self), self.parts
 
 
 class DriftError(InputError):

@@ -75,6 +75,4 @@ def _bad_params(dataset: str, params: Mapping[str, Any], error: Exception) -> st
     near = {name: difflib.get_close_matches(name, known, n=1, cutoff=0.5) for name in unknown}
     hints = [f"{name!r} is unknown" + (f" (did you mean {n[0]}?)" if n else "") for name, n in near.items()]
     found = "; ".join(hints) or f"the values were refused: {error}"
-    return (
-        f"reasoning-gym dataset {dataset!r} cannot take {dict(params)}: {found}. It takes: {', '.join(known)}"
-    )
+    return f"reasoning-gym dataset {dataset!r} cannot take {dict(params)}: {found}. It takes: {', '.join(known)}"

@@ -104,7 +104,7 @@ class Plan:
             traces=traces,
             packs=tuple(packs[self.rank :: self.workers]),
             tokens=sum(self.lengths[trace] for trace in traces),
-            trained=sum(self.data.labels(trace) for trace in traces),
+            trained=sum(self.data.labels[trace] for trace in traces),
             idle_tokens=sum(self.lengths[trace] for item in packs if item.idle for trace in item.traces),
         )
 
@@ -144,10 +144,10 @@ def _fill(
 
 def to_batch(data: Tokens, item: Pack, device: torch.device) -> Batch:
     """A pack's tensors, made on the host and copied at once."""
-    pieces = [slice(int(data.starts[trace]), int(data.starts[trace + 1])) for trace in item.traces]
-    lengths = [piece.stop - piece.start for piece in pieces]
-    ids = torch.from_numpy(np.concatenate([data.ids[piece] for piece in pieces]).astype(np.int64))
-    trained = torch.from_numpy(np.concatenate([data.trained[piece] for piece in pieces]))
+    pieces, masks = data.of(item.traces)
+    lengths = [len(piece) for piece in pieces]
+    ids = torch.from_numpy(np.concatenate(pieces).astype(np.int64))
+    trained = torch.from_numpy(np.concatenate(masks))
     offsets = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     positions = torch.cat([torch.arange(length) for length in lengths])
     # A trace's first token would be predicted from the trace before it.

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.base.artifacts import Inputs, Made, read_json
+from distill.base.chat import load_tokenizer
 from distill.base.errors import DistillError, InputError, shown
 from distill.base.progress import Progress
-from distill.base.records import Example
 from distill.train.config import RandomModel, TrainConfig
 from distill.train.preflight import base_problems
 
@@ -81,17 +81,18 @@ def _base(config: TrainConfig, out: Path) -> str:
 
 def _prepare(config: TrainConfig, base: str, inputs: Inputs, work: Path, progress: Progress) -> int:
     """Check the base, turn the mixture into tokens; returns the number of traces."""
-    from distill.train.models import load_tokenizer, model_config
+    from distill.train.models import model_config
     from distill.train.tokens import Limits, open_tokens, write_tokens
 
     if problems := base_problems(config, base):
         raise InputError("the student cannot be trained:\n" + "\n".join(f"  - {problem}" for problem in problems))
     found = model_config(config, base)
     limits = Limits(config.max_tokens or found.max_position_embeddings, found.vocab_size)
-    rows = inputs["mixture"].rows(Example, "mixture.parquet")
-    write_tokens(work / "tokens", load_tokenizer(config, base), rows, limits)
+    mixture = inputs["mixture"].path / "mixture.parquet"
+    write_tokens(work / "tokens", load_tokenizer(base, config.revision), mixture, limits)
     data = open_tokens(work / "tokens")
-    progress.say(f"{len(data.names)} traces, {len(data.ids)} tokens, {data.trained.mean():.0%} of them trained")
+    tokens, trained = sum(data.lengths), sum(data.labels)
+    progress.say(f"{len(data.names)} traces, {tokens} tokens, {trained / tokens:.0%} of them trained")
     return len(data.names)
 
 

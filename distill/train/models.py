@@ -15,7 +15,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -23,7 +22,7 @@ from transformers import (
 from transformers.utils import logging
 
 from distill.base.artifacts import sync_folder, write_json
-from distill.base.chat import stop_token_id
+from distill.base.chat import load_tokenizer, stop_token_id
 from distill.base.errors import InputError
 from distill.train import attention
 from distill.train.batches import Batch
@@ -59,11 +58,6 @@ class Student(nn.Module):  # type: ignore[misc]
         return total * batch.weight
 
 
-def load_tokenizer(config: TrainConfig, base: str) -> Any:
-    """The student's own tokenizer, from the folder or hub name `base`."""
-    return AutoTokenizer.from_pretrained(base, revision=config.revision)
-
-
 def model_config(config: TrainConfig, base: str) -> Any:
     """The base's configuration with the window that the user asked for."""
     found: Any = AutoConfig.from_pretrained(base, revision=config.revision)
@@ -78,7 +72,7 @@ def write_random(base: RandomModel, folder: Path, seed: int) -> None:
     """An untrained Qwen2 with its tokenizer; the folder appears whole."""
     if folder.is_dir():
         return
-    tokenizer: Any = AutoTokenizer.from_pretrained(base.tokenizer)
+    tokenizer = load_tokenizer(base.tokenizer)
     stop = stop_token_id(tokenizer)
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(
@@ -191,9 +185,9 @@ def save_student(student: Student, config: TrainConfig, base: str, folder: Path,
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         _save_shards(student.plain, folder, gather, writes, dtype)
         if writes:
-            _save_configs(student.plain, folder, load_tokenizer(config, base), dtype)
+            _save_configs(student.plain, folder, load_tokenizer(base, config.revision), dtype)
     if writes:
-        load_tokenizer(config, base).save_pretrained(folder)
+        load_tokenizer(base, config.revision).save_pretrained(folder)
         for file in folder.iterdir():
             with file.open("rb") as written:
                 os.fsync(written.fileno())

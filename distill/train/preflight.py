@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from distill.base.chat import tokenizer_problems
+from distill.base.chat import load_tokenizer, tokenizer_problems
+from distill.base.errors import FileError
 from distill.train.config import RandomModel, TrainConfig
 
 
@@ -53,12 +54,10 @@ def _folder_problem(name: str, needed: str = "config.json") -> str | None:
 
 def _tokenizer(name: str, revision: str | None) -> tuple[Any, list[str]]:
     """A tokenizer, or None, and what is wrong with it."""
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, ImportError) as error:
-        return None, [f"{name}: no tokenizer can be loaded ({_first_line(error)}); put its files beside config.json"]
+        tokenizer = load_tokenizer(name, revision)
+    except FileError as error:
+        return None, [str(error)]
     return tokenizer, tokenizer_problems(tokenizer, name, training=True)
 
 

@@ -1,27 +1,33 @@
-"""The mixture as tokens, written once and mapped by every worker: ids and loss mask, one after the other.
-
-tokens/ids.bin      int32, all traces in a row
-tokens/trained.bin  bool, whether a token is in the loss as a label
-tokens/index.json   trace ids and lengths, written last
-"""
+"""The mixture as tokens: a `datasets` table on disk, written once and mapped, not read, by every worker."""
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distill.base.artifacts import read_json, write_json
 from distill.base.chat import training_target
 from distill.base.errors import InputError
-from distill.base.records import Example
 
-INDEX = "index.json"
+COLUMNS = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "ids": datasets.List(datasets.Value("int32")),
+        "trained": datasets.List(datasets.Value("bool")),
+        "length": datasets.Value("int32"),
+        "labels": datasets.Value("int32"),
+        "highest": datasets.Value("int32"),
+    }
+)
+ROWS_FOR_PROCESSES = 10_000  # fewer are tokenised sooner than processes start
 
 
 @dataclass(frozen=True)
@@ -34,55 +40,62 @@ class Limits:
 
 @dataclass(frozen=True)
 class Tokens:
-    """All traces. `starts`: [traces + 1] offsets into `ids` and `trained`."""
+    """All traces. `lengths`: tokens of each; `labels`: how many of them are in the loss."""
 
+    rows: Any
     names: list[str]
-    starts: NDArray[np.int64]
-    ids: NDArray[np.int32]
-    trained: NDArray[np.bool_]
+    lengths: list[int]
+    labels: list[int]
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each trace."""
-        return [int(length) for length in np.diff(self.starts)]
-
-    def labels(self, trace: int) -> int:
-        """How many tokens of a trace are in the loss; the first has nothing before it and never is."""
-        return int(self.trained[self.starts[trace] + 1 : self.starts[trace + 1]].sum())
+    def of(self, traces: tuple[int, ...]) -> tuple[list[NDArray[np.int32]], list[NDArray[np.bool_]]]:
+        """Ids and loss masks of some traces, one array each."""
+        found = self.rows[list(traces)]
+        return list(found["ids"]), list(found["trained"])
 
 
-def write_tokens(folder: Path, tokenizer: Any, examples: Iterable[Example], limits: Limits) -> None:
-    """Tokenise a mixture; what an earlier call finished is kept.
+def write_tokens(folder: Path, tokenizer: Any, mixture: Path, limits: Limits) -> None:
+    """Tokenise a mixture (Parquet of `Example` rows); what an earlier call finished is kept.
 
     Raises:
         InputError: no examples, a trace that does not survive tokenisation, or traces beyond the limits (counted;
             nothing is dropped or cut).
     """
-    if (folder / INDEX).is_file():
+    if folder.is_dir():
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    names: list[str] = []
-    lengths: list[int] = []
-    highest = 0
-    with (folder / "ids.bin").open("wb") as ids, (folder / "trained.bin").open("wb") as trained:
-        for example in examples:
-            try:
-                target = training_target(tokenizer, example.messages)
-            except InputError as error:
-                raise InputError(f"trace {example.id}: {error}") from None
-            np.asarray(target.ids, dtype=np.int32).tofile(ids)
-            np.asarray(target.trained, dtype=np.bool_).tofile(trained)
-            names.append(example.id)
-            lengths.append(len(target.ids))
-            highest = max(highest, *target.ids)
-    _refuse(names, lengths, highest, limits)
-    write_json(folder / INDEX, {"names": names, "lengths": lengths})
+    work = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
+    datasets.disable_progress_bars()
+    if pq.read_metadata(mixture).num_rows == 0:
+        raise InputError("the mixture holds no examples, expected at least 1; loosen the filters (see the kept stage)")
+    rows = datasets.Dataset.from_parquet(str(mixture), cache_dir=str(work / "cache"))
+    encoded = rows.map(
+        partial(_encoded, tokenizer),
+        remove_columns=[name for name in rows.column_names if name != "id"],
+        features=COLUMNS,
+        num_proc=os.cpu_count() if len(rows) > ROWS_FOR_PROCESSES else None,
+        load_from_cache_file=False,
+    )
+    _refuse(encoded["id"][:], encoded["length"][:], max(encoded["highest"][:]), limits)
+    encoded.save_to_disk(work / "table")
+    os.replace(work / "table", folder)
+    shutil.rmtree(work)
+
+
+def _encoded(tokenizer: Any, example: dict[str, Any]) -> dict[str, Any]:
+    try:
+        target = training_target(tokenizer, example["messages"])
+    except InputError as error:
+        raise InputError(f"trace {example['id']}: {error}") from None
+    return {
+        "ids": target.ids,
+        "trained": target.trained,
+        "length": len(target.ids),
+        "labels": sum(target.trained[1:]),  # the first token has nothing before it and is never predicted
+        "highest": max(target.ids),
+    }
 
 
 def _refuse(names: list[str], lengths: list[int], highest: int, limits: Limits) -> None:
-    if not names:
-        raise InputError("the mixture holds no examples, expected at least 1; loosen the filters (see the kept stage)")
     if len(set(names)) != len(names):
         raise InputError(f"the mixture holds {len(names) - len(set(names))} trace ids twice; make the mixture again")
     too_long = [length for length in lengths if length > limits.tokens]
@@ -101,11 +114,5 @@ def _refuse(names: list[str], lengths: list[int], highest: int, limits: Limits) 
 
 def open_tokens(folder: Path) -> Tokens:
     """What `write_tokens` wrote, mapped, not read."""
-    index = read_json(folder / INDEX)
-    starts = np.concatenate([[0], np.cumsum(index["lengths"])]).astype(np.int64)
-    return Tokens(
-        index["names"],
-        starts,
-        np.memmap(folder / "ids.bin", dtype=np.int32, mode="r"),
-        np.memmap(folder / "trained.bin", dtype=np.bool_, mode="r"),
-    )
+    rows = datasets.load_from_disk(str(folder))
+    return Tokens(rows.with_format("numpy"), rows["id"][:], rows["length"][:], rows["labels"][:])
