@@ -37,7 +37,7 @@ class Sampler:
 
 
 def start_ray(address: str | None) -> None:
-    """Join the cluster at `address` (or `RAY_ADDRESS`), or start Ray on this machine; quiet, without dashboard."""
+    """Join the cluster at `address` (or `RAY_ADDRESS`), or start Ray on this machine, without dashboard."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray

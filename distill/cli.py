@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from distill.base.errors import ConfigError, shown
+from distill.base.progress import quiet_libraries
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -102,6 +103,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Spinning OpenMP threads starve each other where several processes share the cores: ten times slower here.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    quiet_libraries()
     try:
         app(standalone_mode=True)
     except Exception as error:

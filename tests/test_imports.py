@@ -91,3 +91,15 @@ def test_help_loads_no_torch_and_takes_at_most_ten_times_an_empty_python() -> No
         return statistics.median(times)
 
     assert median_seconds(["-m", "distill.cli", "--help"]) <= 10 * median_seconds(["-c", "pass"])
+
+
+def test_the_readmes_tree_names_every_file() -> None:
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1]
+    unnamed = [path.name for path in sources() if path.name != "__init__.py" and path.stem not in tree]
+    assert unnamed == []
+
+
+def test_all_eight_given_packages_do_work_in_the_product() -> None:
+    given = {"torch", "transformers", "datasets", "accelerate", "bitsandbytes", "deepspeed", "lm_eval", "ray"}
+    found = {name.split(".")[0] for path in sources() for name in imported(path)}
+    assert given <= found

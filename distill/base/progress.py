@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from typing import TextIO
 
 PLAIN_INTERVAL_SECONDS = 10.0
+CHATTY_LIBRARIES = ("bitsandbytes", "DeepSpeed", "ray")
+
+
+def quiet_libraries() -> None:
+    """Only errors of libraries that report their own set-up, some of them on standard output.
+
+    A filter outlives the level that a library gives its logger when it is imported.
+    """
+    for name in CHATTY_LIBRARIES:
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.ERROR)
+        logger.addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 class Progress:
