@@ -66,12 +66,20 @@ def _request_fingerprint(config: HarvestConfig) -> str:
 
 
 def _requests(config: HarvestConfig, prompts: Sequence[Prompt]) -> list[Request]:
-    """All wanted samples, the samples of a prompt beside each other."""
+    """All wanted samples, the samples of a prompt beside each other; of stored completions at most what is there."""
     how = _request_fingerprint(config)
+    stored = replay.stored_count(config.teacher) if isinstance(config.teacher, ReplayTeacher) else None
+
+    def wanted(prompt: Prompt) -> int:
+        if stored is None:
+            return config.samples
+        # A prompt without any gives one request, so that its failure is counted.
+        return min(config.samples, max(1, stored.get(str(prompt.meta.get("stored_id")), 0)))
+
     return [
         Request(content_id(prompt.id, index, how), prompt, index)
         for prompt in prompts
-        for index in range(config.samples)
+        for index in range(wanted(prompt))
     ]
 
 

@@ -42,6 +42,7 @@ def start_ray(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # importing ray sets it to INFO
     if ray.is_initialized():
         return
     where = address or os.environ.get("RAY_ADDRESS")

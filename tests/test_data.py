@@ -113,7 +113,8 @@ def test_replay_serves_stored_completions_and_their_labels(tmp_path: Path, ray_s
         {"prompt_id": "a", "completion": "it is <answer>5</answer>", "correct": False},
     ]
     stored.write_text("\n".join(map(json.dumps, rows)))
-    asked = artifact(tmp_path, "prompts", {"prompts.parquet": (Prompt, [prompt("2 + 2?", stored_id="a")])})
+    prompts = [prompt("2 + 2?", stored_id="a"), prompt("3 + 3?", stored_id="b")]
+    asked = artifact(tmp_path, "prompts", {"prompts.parquet": (Prompt, prompts)})
     config = harvest_config(teacher={"kind": "replay", "path": str(stored)}, samples=3)
     out = tmp_path / "traces"
     out.mkdir()
@@ -121,7 +122,7 @@ def test_replay_serves_stored_completions_and_their_labels(tmp_path: Path, ray_s
     first, second, third = read_rows(out / "traces.parquet", Trace)
     assert (first.reasoning, first.thought, first.meta) == ("x", True, {"label": True})
     assert (second.answer, second.thought, second.meta) == ("it is <answer>5</answer>", False, {"label": False})
-    assert third.error == "the file holds 2 completions of this prompt"
+    assert third.error == "the file holds 0 completions of this prompt"
 
 
 # The filters

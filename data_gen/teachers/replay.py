@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +33,11 @@ class ReplayTeacher(Config):
     name: ClassVar[str] = "replay"
     batch_size: ClassVar[int] = 256
     scorable: ClassVar[None] = None
+
+
+def stored_count(config: ReplayTeacher) -> dict[str, int]:
+    """How many completions the file holds of each prompt."""
+    return dict(Counter(str(row.get(config.prompt_field, line)) for line, row in json_lines(config.path)))
 
 
 class ReplaySampler:

@@ -8,7 +8,7 @@ import time
 from typing import TextIO
 
 PLAIN_INTERVAL_SECONDS = 10.0
-CHATTY_LIBRARIES = ("bitsandbytes", "DeepSpeed", "ray")
+CHATTY_LIBRARIES = ("bitsandbytes", "DeepSpeed")
 
 
 def quiet_libraries() -> None:

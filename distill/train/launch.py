@@ -169,6 +169,7 @@ def _ray(config: TrainConfig) -> Iterator[Any]:
     import ray
     import ray.train
 
+    logging.getLogger("ray").setLevel(logging.ERROR)  # importing ray sets it to INFO
     if ray.is_initialized():
         yield ray
         return

@@ -92,6 +92,7 @@ def write_random(base: RandomModel, folder: Path, seed: int) -> None:
     )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    logging.disable_progress_bar()
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     os.replace(partial, folder)
