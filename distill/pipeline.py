@@ -10,6 +10,7 @@ artifacts, whose row types stand in `distill/base/records.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,10 +48,13 @@ STAGES = (
 )
 
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
 class RunConfig(Config):
     """A whole run; each stage receives its own part only."""
 
-    name: str = Field("demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field("demo", pattern=NAME)
     questions: QuestionsConfig
     prompts: PromptsConfig
     traces: HarvestConfig
@@ -97,5 +101,11 @@ def problems(config: RunConfig) -> list[str]:
 
 
 def run_folder(root: Path, name: str) -> Path:
-    """Where a run's artifacts lie."""
+    """Where a run's artifacts lie.
+
+    Raises:
+        InputError: the name could lead out of the folder.
+    """
+    if not re.match(NAME, name):
+        raise InputError(f"--name {name!r} is no run's name; use letters, digits, '.', '_' and '-'")
     return root / name

@@ -107,6 +107,13 @@ def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "p.parquet", Prompt)) == [prompt] * 3
 
 
+def test_text_that_utf8_cannot_carry_is_kept_readable(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "a \ud800 \ud83d\ude00 b"}]
+    write_rows(tmp_path / "p.parquet", Prompt, [Prompt("i", messages, None, "none", "here", meta={"x": "\udfff"})])
+    (row,) = read_rows(tmp_path / "p.parquet", Prompt)
+    assert row.messages[0]["content"] == "a \ufffd \U0001f600 b" and row.meta == {"x": "\ufffd"}
+
+
 def test_datasets_opens_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     from datasets import load_dataset

@@ -118,6 +118,8 @@ def test_check_finds_no_fault_in_a_good_configuration(config: Path, cli: Cli) ->
     [
         (("run", "nowhere.yaml"), "nowhere.yaml: no such file"),
         (("run", "configs/demo.yaml", "--until", "quantised"), "'quantised' is no stage"),
+        (("run", "configs/demo.yaml", "--name", "../up"), "'../up' is no run's name"),
+        (("run", "configs/demo.yaml", "--runs", "setup.cfg/runs"), "Not a directory"),
         (("status", "nowhere"), "nowhere: no such run"),
         (("show", "nowhere", "kept"), "nowhere: no such run"),
     ],

@@ -10,6 +10,7 @@ import tiny
 import torch
 
 from distill.base.artifacts import Artifact
+from distill.base.chat import load_tokenizer
 from distill.base.errors import DistillError, FileError
 from distill.base.progress import Progress
 from students import export, fidelity, methods, models, quantize
@@ -69,7 +70,7 @@ def test_an_untied_head_is_exported_too(tmp_path: Path) -> None:
 
 def test_the_exported_folder_says_how_to_sample_and_when_to_stop(exported: Artifact) -> None:
     settings = json.loads((exported.path / "model" / "generation_config.json").read_text())
-    tokenizer = models.load_tokenizer(exported.path / "model")
+    tokenizer = load_tokenizer(exported.path / "model")
     assert (settings["do_sample"], settings["temperature"], settings["top_p"], settings["top_k"]) == (
         True,
         0.6,
@@ -89,7 +90,7 @@ def test_a_merged_adapter_says_what_base_and_adapter_said(trained: Path, tmp_pat
     summary = {"base": "nowhere" if base_folder else str(trained), "base_folder": base_folder, "method": "lora"}
     student = tiny.artifact(tmp_path / "student", "student", summary)
     made = export.weights(ExportConfig(dtype="float32"), {"student": student}, tmp_path, QUIET)
-    ids = models.probe_ids(models.load_tokenizer(trained))
+    ids = models.probe_ids(load_tokenizer(trained))
     merged = models.load_model(tmp_path / "model")
     assert torch.allclose(models.logits(unmerged, ids), models.logits(merged, ids), atol=1e-3)
     assert not torch.allclose(models.logits(models.load_model(trained), ids), models.logits(merged, ids), atol=1e-1)
@@ -157,8 +158,8 @@ def test_a_reloaded_copy_is_really_quantized_and_near_its_parent(
     assert found["top1"] > 0.7
     parent = models.load_model(exported.path / "model")
     assert model.generation_config.to_diff_dict() == parent.generation_config.to_diff_dict()
-    assert models.probe_ids(models.load_tokenizer(copies.path / method)) == models.probe_ids(
-        models.load_tokenizer(exported.path / "model")
+    assert models.probe_ids(load_tokenizer(copies.path / method)) == models.probe_ids(
+        load_tokenizer(exported.path / "model")
     )
 
 
@@ -172,7 +173,7 @@ def test_a_copy_saved_after_a_forward_pass_is_refused(tmp_path: Path) -> None:
         pytest.skip("this CPU has no AVX512-BF16, so nothing is repacked")
     parent = tmp_path / "parent"
     tiny.make_model(parent, hidden=128)  # rows of one block of 64 are not moved by the repacking
-    tokenizer = models.load_tokenizer(parent)
+    tokenizer = load_tokenizer(parent)
     nf4 = methods.METHODS["nf4"]
     single = nf4.settings()
     single.bnb_4bit_use_double_quant = False  # with double quantization bitsandbytes undoes the repacking when it saves
@@ -187,7 +188,7 @@ def test_a_copy_saved_after_a_forward_pass_is_refused(tmp_path: Path) -> None:
 
 def test_a_copy_that_is_not_quantized_is_refused(exported: Artifact) -> None:
     whole = models.load_model(exported.path / "model")
-    ids = models.probe_ids(models.load_tokenizer(exported.path / "model"))
+    ids = models.probe_ids(load_tokenizer(exported.path / "model"))
     with pytest.raises(DistillError, match="0 of 14 linear layers"):
         quantize.measure(methods.METHODS["int8"], exported.path / "model", ids, models.logits(whole, ids))
 

@@ -16,6 +16,8 @@ import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
 
 class DistillError(Exception):
     """Base of all errors that are shown to the user as one message, without a traceback."""
@@ -99,4 +101,7 @@ def shown(error: BaseException) -> DistillError | None:
             return DiskFullError(
                 f"the disk is full{where}. What was finished is kept; free some space and give the same command again"
             )
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno in UNUSABLE and cause.filename:
+            return FileError(f"{cause.filename}: {cause.strerror}; choose another place, or change its permissions")
     return None

@@ -13,7 +13,7 @@ import os
 import types
 import typing
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -152,22 +152,38 @@ def _schema(cls: type[Any]) -> tuple[pa.Schema, tuple[str, ...]]:
 def write_rows(path: Path, cls: type[Row], rows: Iterable[Row]) -> int:
     """Write rows to one Parquet file, in batches; returns how many. The file appears whole or not at all."""
     schema, as_json = _schema(cls)
-    names = schema.names
     partial = path.with_name(path.name + ".partial")
     count = 0
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for batch in _batches(rows):
-            columns = {
-                name: [
-                    json.dumps(getattr(row, name), sort_keys=True) if name in as_json else getattr(row, name)
-                    for row in batch
-                ]
-                for name in names
-            }
-            writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=schema))
+            try:
+                arrow = _arrow(batch, schema, as_json, lambda text: text)
+            except UnicodeEncodeError:
+                arrow = _arrow(batch, schema, as_json, _encodable)
+            writer.write_batch(arrow)
             count += len(batch)
     os.replace(partial, path)
     return count
+
+
+def _arrow(
+    batch: Sequence[Row], schema: pa.Schema, as_json: Sequence[str], clean: Callable[[Any], Any]
+) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {name: [clean(getattr(row, name)) for row in batch] for name in schema.names}
+    for name in as_json:
+        columns[name] = [json.dumps(value, sort_keys=True) for value in columns[name]]
+    return pa.RecordBatch.from_pydict(columns, schema=schema)
+
+
+def _encodable(value: Any) -> Any:
+    """Text without lone surrogates, which JSON can carry and UTF-8 cannot."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return value
 
 
 def read_rows(path: Path, cls: type[Row]) -> Iterator[Row]:
