@@ -109,7 +109,7 @@ def _teacher(config: HarvestConfig, threads: int) -> Teacher:
 
 
 def _build(config: HarvestConfig, threads: int) -> Callable[[], Teacher]:
-    return functools.partial(_teacher, config, threads)
+    return functools.partial(_teacher, config.model_copy(update={"teacher": config.teacher.placed()}), threads)
 
 
 def _sample(
@@ -142,7 +142,12 @@ def _made(config: HarvestConfig, prompts: Sequence[Prompt], rows: Sequence[Trace
     for trace in rows:
         teachers[trace.teacher] = teachers.get(trace.teacher, 0) + 1
     summary = {
-        "teacher": {"kind": config.teacher.kind, "name": config.teacher.name, "model": config.teacher.scorable},
+        "teacher": {
+            "kind": config.teacher.kind,
+            "name": config.teacher.name,
+            "model": config.teacher.scorable,
+            "revision": config.teacher.revision,
+        },
         "teachers": teachers,
         "samples": config.samples,
         "sampling": config.sampling.identity(),
@@ -155,4 +160,6 @@ def _made(config: HarvestConfig, prompts: Sequence[Prompt], rows: Sequence[Trace
 
 def check(config: HarvestConfig) -> list[str]:
     """Problems with the teacher, found without asking it anything."""
-    return local.check(config.teacher) if isinstance(config.teacher, LocalTeacher) else replay.check(config.teacher)
+    if isinstance(config.teacher, LocalTeacher):
+        return local.check(config.teacher, config.sampling)
+    return replay.check(config.teacher)

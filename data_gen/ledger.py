@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
 from distill.base.artifacts import sync_folder
 from distill.base.records import Trace
@@ -26,31 +27,27 @@ SUFFIX = ".segment"
 
 
 class Writer:
-    """The only writer of a new segment in `folder`."""
+    """The only writer of its segments in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
-        self._file = self.path.open("xb")
-        sync_folder(folder)
+        self.folder = folder
+        self._file: BinaryIO | None = None
 
     def append(self, rows: Sequence[Trace]) -> None:
         """Make a group of rows durable; when this returns they are acknowledged.
 
-        A failed write (full disk) is cut off again, so that the segment stays readable and writable.
+        After a failed write (full disk) the next group goes to a new segment: what a torn end holds never counts.
         """
         body = json.dumps([asdict(row) for row in rows], separators=(",", ":")).encode()
-        start = self._file.tell()
-        try:
-            self._file.write(b"%08x %s\n" % (zlib.crc32(body), body))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError:
-            os.ftruncate(self._file.fileno(), start)
-            raise
-
-    def close(self) -> None:
-        self._file.close()
+        file = self._file or (self.folder / f"{uuid.uuid4().hex}{SUFFIX}").open("xb")
+        if self._file is None:
+            sync_folder(self.folder)
+        self._file = None
+        file.write(b"%08x %s\n" % (zlib.crc32(body), body))
+        file.flush()
+        os.fsync(file.fileno())
+        self._file = file
 
 
 class Ledger:
@@ -74,9 +71,9 @@ class Ledger:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 crc, _, body = line.rstrip(b"\n").partition(b" ")
-                if not line.endswith(b"\n"):
-                    continue  # torn: never acknowledged
                 if crc != b"%08x" % zlib.crc32(body):
+                    if not line.endswith(b"\n"):
+                        continue  # torn: never acknowledged
                     self.damaged.append(f"{path}, line {number}: checksum does not match; its rows are harvested again")
                     continue
                 for row in json.loads(body):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from data_gen.ledger import Writer
 from data_gen.teachers.base import Request, Teacher
-from distill.base.errors import DistillError
+from distill.base.errors import DistillError, InputError
 
 Unit = tuple[Sequence[Request], int]  # what is sampled together, and the seed
 UNITS_IN_FLIGHT = 2  # for each actor: one at work, one waiting, so that no actor idles between two
@@ -21,11 +22,14 @@ class Sampler:
     """Lives in an actor: samples a unit, makes it durable, and only then tells how it went."""
 
     def __init__(self, build: Callable[[], Teacher], ledger: Path) -> None:
-        self.teacher = build()
+        self.build = build
+        self.teacher: Teacher | None = None
         self.writer = Writer(ledger)
 
     def run(self, requests: Sequence[Request], seed: int) -> dict[str, float]:
         """Sample one unit; returns counts of the rows that are now durable."""
+        # Built here and not in the constructor: Ray passes on what a method raised, of a constructor only the text.
+        self.teacher = self.teacher or self.build()
         traces = self.teacher.sample(requests, seed)
         self.writer.append(traces)
         return {
@@ -36,18 +40,31 @@ class Sampler:
         }
 
 
-def start_ray(address: str | None) -> None:
-    """Join the cluster at `address` (or `RAY_ADDRESS`), or start Ray on this machine, without dashboard."""
+@contextlib.contextmanager
+def ray_running(address: str | None) -> Iterator[Any]:
+    """The cluster at `address` (or `RAY_ADDRESS`), else Ray on this machine; left again, unless it was joined before.
+
+    Raises:
+        InputError: no cluster answers at the address.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)  # importing ray sets it to INFO
     if ray.is_initialized():
+        yield ray
         return
     where = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"address": where} if where else {"include_dashboard": False}
-    ray.init(configure_logging=False, logging_level=logging.ERROR, log_to_driver=False, **options)
+    try:
+        ray.init(configure_logging=False, log_to_driver=False, **options)
+    except ConnectionError as error:
+        raise InputError(f"no Ray cluster answers at {where}: {error}; check traces.ray_address") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def sample_units(
@@ -65,22 +82,34 @@ def sample_units(
         build: threads for an actor -> what builds its teacher there.
 
     Raises:
+        InputError: the cluster is not there, or has not the GPUs.
         DistillError: an actor died more often than it may be restarted.
     """
-    import ray
+    with ray_running(address) as ray:
+        resources = ray.cluster_resources()
+        count = _places(resources, min(actors, max(1, len(units))), gpus_per_actor)
+        share = min(1.0, float(resources.get("CPU", 1)) / count)
+        remote = ray.remote(num_cpus=share, num_gpus=gpus_per_actor, max_restarts=RESTARTS, max_task_retries=0)(Sampler)
+        threads = max(1, (os.cpu_count() or 1) // count)
+        workers = [remote.remote(build(threads), ledger.resolve()) for _ in range(count)]
+        try:
+            yield from _drive(workers, list(units))
+        finally:
+            for worker in workers:
+                ray.kill(worker)
 
-    start_ray(address)
-    cpus = float(ray.cluster_resources().get("CPU", 1))
-    count = min(actors, max(1, len(units)))
-    share = min(1.0, cpus / count)
-    remote = ray.remote(num_cpus=share, num_gpus=gpus_per_actor, max_restarts=RESTARTS, max_task_retries=0)(Sampler)
-    threads = max(1, (os.cpu_count() or 1) // count)
-    workers = [remote.remote(build(threads), ledger) for _ in range(count)]
-    try:
-        yield from _drive(workers, list(units))
-    finally:
-        for worker in workers:
-            ray.kill(worker)
+
+def _places(resources: dict[str, float], actors: int, gpus_per_actor: float) -> int:
+    """How many actors the cluster can hold at once; more would wait for ever, and their share of the work with them."""
+    if gpus_per_actor == 0:
+        return actors
+    gpus = resources.get("GPU", 0)
+    if gpus < gpus_per_actor:
+        raise InputError(
+            f"traces.gpus_per_actor is {gpus_per_actor:g}, but Ray has {gpus:g} GPUs; set it to 0 to sample on CPUs, "
+            "or join a cluster with traces.ray_address"
+        )
+    return min(actors, int(gpus / gpus_per_actor))
 
 
 def _drive(workers: Sequence[Any], units: list[Unit]) -> Iterator[dict[str, float]]:

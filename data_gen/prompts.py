@@ -24,11 +24,11 @@ class PromptsConfig(Config):
 
 def prompts(config: PromptsConfig, inputs: Inputs, out: Path, progress: Progress) -> Made:
     """Read the prompts and set aside those that are benchmark questions, before anything is spent on them."""
-    found = read_prompts(config.source, HARVEST, config.instruction)
+    found, equal = read_prompts(config.source, HARVEST, config.instruction)
     clean, removed = found, 0
     if config.contamination.enabled:
         benchmark = Contamination(config.contamination, list(inputs["questions"].rows(Prompt, "questions.parquet")))
-        flagged = {prompt.id: shared for prompt in found if (shared := benchmark.shared_with(prompt.text))}
+        flagged = {prompt.id: shared for prompt in found if (shared := benchmark.shared_with(prompt.question))}
         clean = [prompt for prompt in found if prompt.id not in flagged]
         removed = len(flagged)
     if not clean:
@@ -40,9 +40,10 @@ def prompts(config: PromptsConfig, inputs: Inputs, out: Path, progress: Progress
     by_source: dict[str, int] = {}
     for prompt in clean:
         by_source[prompt.source] = by_source.get(prompt.source, 0) + 1
-    rejected = {"contamination: a benchmark question": removed} if removed else {}
+    counted = {"duplicate: same text as an earlier prompt": equal, "contamination: a benchmark question": removed}
+    rejected = {reason: count for reason, count in counted.items() if count}
     progress.say(f"{len(clean)} prompts, {removed} benchmark questions set aside")
-    return Made(len(found), len(clean), rejected, {"by_source": by_source})
+    return Made(len(found) + equal, len(clean), rejected, {"by_source": by_source})
 
 
 def check(config: PromptsConfig) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from distill.base.errors import ConfigError, shown
-from distill.base.progress import quiet_libraries
+from distill.base.progress import printable, quiet_libraries
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,8 +47,7 @@ def run(
     from distill.base.runner import run_stages
 
     settings = load_config(pipeline.RunConfig, config, set_ or [])
-    for stage in [*(rebuild or []), *(keep or [])]:
-        pipeline.known_stage(stage)
+    stages = pipeline.until(until, [*(rebuild or []), *(keep or [])])
 
     def preflight() -> None:
         found = pipeline.problems(settings)
@@ -56,7 +55,7 @@ def run(
             raise ConfigError(str(config), found)
 
     done = run_stages(
-        pipeline.until(until), settings.stage_configs(), pipeline.run_folder(runs, name or settings.name),
+        stages, settings.stage_configs(), pipeline.run_folder(runs, name or settings.name),
         rebuild=rebuild or [], keep=keep or [], before_work=preflight, say=typer.echo,
     )  # fmt: skip
     if "report" in done:
@@ -98,6 +97,21 @@ def show(
     typer.echo(view.show(run, pipeline.STAGES, pipeline.known_stage(stage), rows, reason))
 
 
+@app.command()
+def judge(
+    file: Annotated[Path, typer.Argument(help="JSON lines {id, gold, prediction[, kind]}; kind is math by default.")],
+) -> None:
+    """Judge predictions against gold answers: JSON lines {id, verdict, extracted, reason}."""
+    from collections import Counter
+
+    from distill.base.judging import summary, verdicts
+
+    counts: Counter[str] = Counter()
+    for line in verdicts(file, counts):
+        typer.echo(line)
+    typer.echo(summary(counts), err=True)
+
+
 def main() -> None:
     """The `distill` command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -110,7 +124,7 @@ def main() -> None:
         known = shown(error)
         if known is None:
             raise
-        typer.echo(f"distill: {known}", err=True)
+        typer.echo(f"distill: {printable(str(known))}", err=True)
         sys.exit(known.exit_status)
 
 

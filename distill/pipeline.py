@@ -33,17 +33,30 @@ from students.quantize import QuantizeConfig
 STAGES = (
     Stage("questions", "evals.questions:questions", (), check="evals.questions:check"),
     Stage("prompts", "data_gen.prompts:prompts", ("questions",), check="data_gen.prompts:check"),
-    Stage("traces", "data_gen.harvest:traces", ("prompts",), check="data_gen.harvest:check", resumes_over_changes=True),
+    Stage("traces", "data_gen.harvest:traces", ("prompts",), check="data_gen.harvest:check", unfinished="continue"),
     Stage("kept", "data_gen.sift:kept", ("questions", "prompts", "traces")),
     Stage("mixture", "data_gen.mix:mixture", ("prompts", "kept")),
-    Stage("student", "distill.train.launch:student", ("mixture",), check="distill.train.preflight:check"),
+    Stage(
+        "student",
+        "distill.train.launch:student",
+        ("mixture",),
+        check="distill.train.preflight:check",
+        unfinished="guard",
+    ),
     Stage("weights", "students.export:weights", ("student",)),
-    Stage("quantized", "students.quantize:quantized", ("weights",)),
-    Stage("scores", "evals.scores:scores", ("questions", "traces", "student", "weights", "quantized")),
+    Stage("quantized", "students.quantize:quantized", ("weights",), check="students.quantize:check"),
+    Stage(
+        "scores",
+        "evals.scores:scores",
+        ("questions", "traces", "student", "weights", "quantized"),
+        check="evals.scores:check",
+        unfinished="guard",
+    ),
     Stage(
         "report",
         "evals.report:report",
         ("questions", "prompts", "traces", "kept", "mixture", "student", "weights", "quantized", "scores"),
+        on_change="remake",
     ),
 )
 
@@ -71,12 +84,18 @@ class RunConfig(Config):
         return {stage.name: getattr(self, stage.name) for stage in STAGES}
 
 
-def until(last: str | None) -> Sequence[Stage]:
-    """The stages up to and including `last`."""
+def until(last: str | None, named: Sequence[str] = ()) -> Sequence[Stage]:
+    """The stages up to and including `last`.
+
+    Raises:
+        InputError: `last` is no stage, or one of `named` is none or comes after it.
+    """
     names = [stage.name for stage in STAGES]
-    if last is None:
-        return STAGES
-    return STAGES[: names.index(known_stage(last)) + 1]
+    stages = STAGES if last is None else STAGES[: names.index(known_stage(last)) + 1]
+    for name in named:
+        if names.index(known_stage(name)) >= len(stages):
+            raise InputError(f"{name} comes after {last}, where this run stops; leave --until {last} out")
+    return stages
 
 
 def known_stage(name: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from markupsafe import Markup
 
-from distill.base.view import printable
+from distill.base.progress import printable
 
 _MARKDOWN_SIGNS = re.compile(r"([\\`*\[\]<|~&$]|(?<![^\W_])_|_(?![^\W_])|^[-+#>=])")
 _LIST_NUMBER = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")

@@ -22,23 +22,24 @@ class QuestionsConfig(Config):
 
 def questions(config: QuestionsConfig, inputs: Inputs, out: Path, progress: Progress) -> Made:
     """Read the questions; one without a gold answer is an error, it could never be scored."""
-    found = _with_gold(config)
+    found, equal = _with_gold(config)
     write_rows(out / "questions.parquet", Prompt, found)
     by_source: dict[str, int] = {}
     for question in found:
         by_source[question.source] = by_source.get(question.source, 0) + 1
-    return Made(len(found), len(found), {}, {"by_source": by_source})
+    rejected = {"duplicate: same text as an earlier question": equal} if equal else {}
+    return Made(len(found) + equal, len(found), rejected, {"by_source": by_source})
 
 
-def _with_gold(config: QuestionsConfig) -> list[Prompt]:
-    found = read_prompts(config.source, SCORING, config.instruction)
+def _with_gold(config: QuestionsConfig) -> tuple[list[Prompt], int]:
+    found, equal = read_prompts(config.source, SCORING, config.instruction)
     without = [question for question in found if question.answer is None]
     if without:
         raise InputError(
             f"{len(without)} of {len(found)} benchmark questions have no gold answer, for example "
             f"{without[0].text[:60]!r}; name the field with questions.source.answer_field"
         )
-    return found
+    return found, equal
 
 
 def check(config: QuestionsConfig) -> list[str]:

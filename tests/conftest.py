@@ -66,10 +66,7 @@ def kill_tree(process: "subprocess.Popen[bytes]") -> None:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for all tests in this process that need one."""
-    import ray
+    from data_gen.pool import ray_running
 
-    from data_gen.pool import start_ray
-
-    start_ray(None)
-    yield
-    ray.shutdown()
+    with ray_running(None):
+        yield

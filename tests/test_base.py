@@ -9,9 +9,9 @@ from pydantic import Field
 
 from distill.base import gym
 from distill.base.artifacts import Made, altered_files, finish_artifact, open_artifact
-from distill.base.chat import join_thought, split_thought
+from distill.base.chat import join_thought, load_tokenizer, split_thought
 from distill.base.config import EXECUTION, Config, DataPath, load_config
-from distill.base.errors import ConfigError, FileError, InputError, RowError
+from distill.base.errors import ConfigError, DiskFullError, FileError, InputError, RowError, shown
 from distill.base.fingerprint import canonical, drift, fingerprint
 from distill.base.records import Prompt, Trace, prompt_id, read_rows, write_rows
 from distill.base.sources import GymSource, JsonlSource, read_prompts
@@ -128,8 +128,8 @@ def test_the_id_of_a_prompt_is_its_content() -> None:
     def of(text: str) -> str:
         return prompt_id([{"role": "user", "content": text}])
 
-    assert of("How  many LEGS?") == of("how many legs?")
-    assert of("3 dogs") != of("4 dogs")
+    assert of("How  many legs?\n") == of("How many legs?")
+    assert len({of("3 dogs"), of("4 dogs"), of("A"), of("a"), of("5²"), of("52")}) == 6
 
 
 def test_a_record_is_written_last_and_guards_its_files(tmp_path: Path) -> None:
@@ -193,6 +193,8 @@ def test_an_unknown_task_is_named_with_its_nearest_neighbour() -> None:
     [
         (['{"question": "a"}', "{torn"], "line 2: not readable as JSON"),
         (['{"question": "a"}', "", "[1]"], "line 3: holds a list"),
+        (["[" * 100_000], "line 1: not readable as JSON"),
+        (['{"question": "a", "answer": [1]}'], r"line 1: 'answer' holds \[1\]"),
         (['{"text": "a"}'], "line 1: no text in the field 'question'; it has text"),
         (['{"question": "  "}'], "line 1: no text"),
         ([], "holds no problems"),
@@ -209,7 +211,35 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path: Path, lines: l
 def test_a_worked_gold_answer_is_cut_to_its_final_answer(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text(json.dumps({"question": "q", "answer": "half of 8 is 4\n#### 4"}))
-    assert read_prompts(JsonlSource(path=path), gym.HARVEST)[0].answer == "4"
+    assert read_prompts(JsonlSource(path=path), gym.HARVEST)[0][0].answer == "4"
+
+
+def test_a_full_disk_is_recognised_in_every_librarys_words() -> None:
+    rust = RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for error in (OSError(28, "No space left on device", "/data/x"), rust):
+        found = shown(error)
+        assert isinstance(found, DiskFullError) and found.exit_status == 2
+    assert shown(RuntimeError("other")) is None
+
+
+def test_an_error_that_was_dealt_with_is_not_shown_for_another() -> None:
+    try:
+        try:
+            raise FileNotFoundError(2, "gone", "x")
+        except OSError:
+            raise KeyError("a bug") from None
+    except KeyError as error:
+        assert shown(error) is None
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen2.5-math", "qwen3", "deepseek-r1-distill-qwen"])
+def test_a_real_tokenizer_gives_its_text_back(name: str) -> None:
+    folder = Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / name
+    if not folder.is_dir():
+        pytest.skip("the real tokenizers of shared/data are not beside the project")
+    tokenizer = load_tokenizer(folder)
+    text = "Hello  world:\n\n x = 1, ünï"
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
 def test_errors_survive_the_way_from_a_worker() -> None:

@@ -10,13 +10,10 @@ import pytest
 from conftest import EMBEDDED, ROOT, Cli
 
 from distill.base import gym
-from distill.base.artifacts import Made, finish_artifact
 from distill.base.config import load_config
 from distill.base.errors import ConfigError
-from distill.base.runner import Stage, lock, run_stages
 from distill.base.sources import GymSource, read_prompts
 from distill.pipeline import STAGES, RunConfig
-from evals.questions import QuestionsConfig
 
 SMALL = """
 name: small
@@ -172,58 +169,10 @@ def test_what_must_be_given_on_the_command_line_is_named() -> None:
 def test_default_seeds_of_prompts_and_questions_never_overlap() -> None:
     demo = load_config(RunConfig, ROOT / "configs" / "demo.yaml")
     assert isinstance(demo.prompts.source, GymSource) and isinstance(demo.questions.source, GymSource)
-    harvested = {p.meta["index"] for p in read_prompts(demo.prompts.source, gym.HARVEST)}
-    scored = {p.meta["index"] for p in read_prompts(demo.questions.source, gym.SCORING)}
+    harvested = {p.meta["index"] for p in read_prompts(demo.prompts.source, gym.HARVEST)[0]}
+    scored = {p.meta["index"] for p in read_prompts(demo.questions.source, gym.SCORING)[0]}
     assert harvested and scored and harvested.isdisjoint(scored)
     assert harvested <= set(gym.HARVEST) and scored <= set(gym.SCORING)
-
-
-# The runner, on stages of the test's own
-
-
-def make_one(config: QuestionsConfig, inputs: object, out: Path, progress: object) -> Made:
-    (out / "rows").write_text(str(config.instruction))
-    return Made(1, 1)
-
-
-STAGE = (Stage("questions", f"{__name__}:make_one", ()),)
-PLAIN = QuestionsConfig(source=GymSource(count=1))
-
-
-def test_a_half_made_artifact_of_another_configuration_is_not_continued(tmp_path: Path) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_stages(STAGE, {"questions": PLAIN}, tmp_path, before_work=stop)
-    run_stages(STAGE, {"questions": PLAIN}, tmp_path, say=lambda _: None)
-    done = tmp_path / "01_questions"
-    partial = tmp_path / "01_questions.partial"
-    done.rename(partial)
-    identity = json.loads((partial / "record.json").read_text())["identity"]
-    (partial / "record.json").unlink()
-    (partial / "identity.json").write_text(json.dumps(identity))
-    other = PLAIN.model_copy(update={"instruction": "box it"})
-    with pytest.raises(ValueError, match="half-made with another configuration"):
-        run_stages(STAGE, {"questions": other}, tmp_path, say=lambda _: None)
-    run_stages(STAGE, {"questions": PLAIN}, tmp_path, say=lambda _: None)
-    assert done.is_dir() and not partial.exists()
-
-
-def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
-    with lock(tmp_path), pytest.raises(ValueError, match="is working on this run"), lock(tmp_path):
-        pass
-
-
-def test_a_record_of_a_changed_input_makes_the_next_stage_drift(tmp_path: Path) -> None:
-    stages = (*STAGE, Stage("prompts", f"{__name__}:make_one", ("questions",)))
-    configs = {"questions": PLAIN, "prompts": PLAIN}
-    run_stages(stages, configs, tmp_path, say=lambda _: None)
-    other = {"questions": PLAIN.model_copy(update={"instruction": "x"}), "prompts": PLAIN}
-    with pytest.raises(ValueError, match=r"questions\.instruction"):
-        run_stages(stages, other, tmp_path, say=lambda _: None)
-    with pytest.raises(ValueError, match=r"inputs\.questions"):
-        run_stages(stages, other, tmp_path, rebuild=["questions"], say=lambda _: None)
 
 
 def test_the_table_names_functions_that_exist_and_inputs_that_come_before() -> None:
@@ -256,10 +205,3 @@ def test_a_full_disk_is_said_and_costs_nothing(small_disk: Path, config: Path, c
         assert done.returncode == 0, done.stderr
     finally:
         subprocess.run(["umount", str(small_disk)], check=True)
-
-
-def test_finished_files_are_guarded(tmp_path: Path) -> None:
-    partial = tmp_path / "x.partial"
-    partial.mkdir()
-    finish_artifact(partial, tmp_path / "01_questions", "questions", {}, Made(0, 0), {}, 0.0)
-    assert json.loads((tmp_path / "01_questions" / "record.json").read_text())["stage"] == "questions"

@@ -1,7 +1,8 @@
 """Harvest, sift and mix: what was paid for is never lost or doubled, and every refusal has its reason."""
 
-import dataclasses
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,12 @@ from data_gen.filters.complete import Complete, CompleteConfig
 from data_gen.filters.contamination import Contamination, ContaminationConfig
 from data_gen.filters.correct import Correct
 from data_gen.filters.duplicate import Duplicate
-from data_gen.harvest import HarvestConfig, traces
+from data_gen.harvest import HarvestConfig, check, traces
 from data_gen.ledger import Ledger, Writer
 from data_gen.mix import MixConfig, mixture
 from data_gen.sift import SiftConfig, kept
 from distill.base.artifacts import Artifact, Made, finish_artifact
-from distill.base.errors import InputError
+from distill.base.errors import InputError, shown
 from distill.base.progress import Progress
 from distill.base.records import Example, Prompt, Row, Trace, Verdict, prompt_id, read_rows, write_rows
 
@@ -32,7 +33,7 @@ def trace(of: Prompt, reasoning: str = "two and two", answer: str = r"So \boxed{
         finish_reason="stop", prompt_tokens=5, reasoning_tokens=3, completion_tokens=9, cost_usd=0.0, teacher="t",
         sampling={}, seed=0, attempts=1,
     )  # fmt: skip
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def artifact(folder: Path, stage: str, files: dict[str, tuple[type[Row], list[Row]]]) -> Artifact:
@@ -54,9 +55,10 @@ def test_a_torn_tail_is_passed_over_and_a_flipped_byte_is_named(tmp_path: Path) 
     rows = [trace(QUESTION, str(i)) for i in range(4)]
     for row in rows:
         writer.append([row])
-    lines = writer.path.read_bytes().splitlines(keepends=True)
+    (segment,) = tmp_path.glob("*.segment")
+    lines = segment.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b'"stop"', b'"stoq"')
-    writer.path.write_bytes(b"".join(lines)[:-7])
+    segment.write_bytes(b"".join(lines)[:-7])
     ledger = Ledger(tmp_path)
     assert [row.id for row in ledger.rows()] == [rows[0].id, rows[2].id]
     assert len(ledger.damaged) == 1 and "line 2" in ledger.damaged[0]
@@ -72,9 +74,10 @@ def test_a_row_in_two_segments_counts_once_and_success_beats_failure(tmp_path: P
 def test_a_group_of_rows_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     writer = Writer(tmp_path)
     writer.append([trace(QUESTION, "a"), trace(QUESTION, "b")])
-    whole = writer.path.read_bytes()
-    for cut in range(1, len(whole)):
-        writer.path.write_bytes(whole[:cut])
+    (segment,) = tmp_path.glob("*.segment")
+    whole = segment.read_bytes()
+    for cut in range(1, len(whole) - 1):
+        segment.write_bytes(whole[:cut])
         assert list(Ledger(tmp_path).rows()) == []
 
 
@@ -125,6 +128,34 @@ def test_replay_serves_stored_completions_and_their_labels(tmp_path: Path, ray_s
     assert third.error == "the file holds 0 completions of this prompt"
 
 
+def test_gpus_that_are_not_there_are_refused_and_not_waited_for(tmp_path: Path, ray_session: None) -> None:
+    prompts = artifact(tmp_path, "prompts", {"prompts.parquet": (Prompt, [QUESTION])})
+    with pytest.raises(InputError, match="Ray has 0 GPUs"):
+        traces(harvest_config(gpus_per_actor=1), {"prompts": prompts}, tmp_path, Progress("traces"))
+
+
+def test_what_a_worker_raised_reaches_the_user(tmp_path: Path, ray_session: None) -> None:
+    prompts = artifact(tmp_path, "prompts", {"prompts.parquet": (Prompt, [QUESTION])})
+    config = harvest_config(teacher={"kind": "local", "model": str(tmp_path)})
+    with pytest.raises(Exception) as caught:
+        traces(config, {"prompts": prompts}, tmp_path, Progress("traces"))
+    assert "the folder holds no tokenizer" in str(shown(caught.value))
+
+
+def test_a_budget_over_the_teachers_window_is_found_before_the_harvest() -> None:
+    sampling = {"max_new_tokens": 4096}
+    assert "has a window of 1024" in check(harvest_config(sampling=sampling))[0]
+    assert check(harvest_config()) == []
+
+
+def test_a_price_and_a_note_in_the_folder_buy_nothing_again(tmp_path: Path) -> None:
+    folder = tmp_path / "teacher"
+    shutil.copytree(EMBEDDED / "teacher", folder)
+    before = harvest_config(teacher={"kind": "local", "model": str(folder)}).identity()
+    (folder / "README.md").write_text("a note")
+    assert harvest_config(teacher={"kind": "local", "model": str(folder), "prompt_price": 2}).identity() == before
+
+
 # The filters
 
 
@@ -172,6 +203,16 @@ def test_contamination_finds_a_question_but_not_its_neighbours() -> None:
     assert found.shared_with("what is  7 - 3 ?") == "What is 7 - 3?"
     assert found.shared_with("What is 8 - 3?") == ""
     assert found.shared_with(LEGS.format("91 dogs, 92 crabs, 93 ants, 94 bees and 95 cows")) == ""
+
+
+def test_contamination_sees_past_the_instruction_and_into_traces() -> None:
+    instruction = "Please reason step by step, and put your final answer within the box."
+    short = replace(prompt(f"What is 17 + 25?\n\n{instruction}"), meta={"question": "What is 17 + 25?"})
+    other = replace(prompt(f"Name a prime.\n\n{instruction}"), meta={"question": "Name a prime."})
+    found = Contamination(ContaminationConfig(), [short])
+    assert found.look(trace(other), other).verdict == "kept"
+    assert found.look(trace(other, "first, what is 17 + 25? It is 42."), other).verdict == "rejected"
+    assert found.shared_with("What is 17 + 26?") == ""
 
 
 def sift(tmp_path: Path, rows: list[tuple[Prompt, Trace]], **config: object) -> tuple[Made, Path]:

@@ -17,13 +17,17 @@ from distill.base.records import Trace
 
 
 class LocalTeacher(Config):
-    """`model`: a folder or a hub name. Prices are in dollars a million tokens (of your own machine's hours)."""
+    """`model`: a folder or a hub name. Prices are in dollars a million tokens (of your own machine's hours).
+
+    A price does not change a trace: traces keep the price at which they were sampled. `batch_size` decides which
+    random numbers a sample gets, not how it is distributed.
+    """
 
     kind: Literal["local"] = "local"
     model: ModelName
     revision: str | None = None
-    prompt_price: float = Field(0.0, ge=0)
-    completion_price: float = Field(0.0, ge=0)
+    prompt_price: Annotated[float, EXECUTION] = Field(0.0, ge=0)
+    completion_price: Annotated[float, EXECUTION] = Field(0.0, ge=0)
     batch_size: Annotated[int, EXECUTION] = Field(64, ge=1)
 
     @property
@@ -35,6 +39,10 @@ class LocalTeacher(Config):
     def scorable(self) -> str | None:
         """The model that the scores stage can load beside the student."""
         return self.model
+
+    def placed(self) -> LocalTeacher:
+        """The same teacher for a worker in another folder."""
+        return self.model_copy(update={"model": str(Path(self.model).resolve())}) if Path(self.model).is_dir() else self
 
 
 class LocalSampler:
@@ -51,17 +59,18 @@ class LocalSampler:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.tokenizer = chat.load_tokenizer(config.model, config.revision)
         self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token  # masked, so any token does
         self.model = AutoModelForCausalLM.from_pretrained(
-            config.model, revision=config.revision, dtype="auto", device_map="auto" if self.device == "cuda" else None
+            config.model,
+            revision=config.revision,
+            dtype="auto",
+            device_map="auto" if self.device == "cuda" else None,
+            trust_remote_code=False,
+            use_safetensors=True,
         ).eval()
         stops = self.model.generation_config.eos_token_id
         self.stops = {chat.stop_token_id(self.tokenizer), *(stops if isinstance(stops, list) else [stops])} - {None}
-        window = getattr(self.model.config, "max_position_embeddings", None)
-        if window is not None and sampling.max_new_tokens >= window:
-            raise InputError(
-                f"traces.sampling.max_new_tokens is {sampling.max_new_tokens}, but {config.model} has a window of "
-                f"{window} tokens for prompt and answer together; choose a smaller number"
-            )
 
     def sample(self, requests: Sequence[Request], seed: int) -> list[Trace]:
         torch = self._torch
@@ -73,7 +82,7 @@ class LocalSampler:
                 input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=True, top_k=0,
                 temperature=self.sampling.temperature, top_p=self.sampling.top_p,
                 max_new_tokens=self.sampling.max_new_tokens, eos_token_id=sorted(self.stops),
-                pad_token_id=self.tokenizer.pad_token_id or min(self.stops),
+                pad_token_id=self.tokenizer.pad_token_id,
             )  # fmt: skip
         width = batch["input_ids"].shape[1]
         used = batch["attention_mask"].sum(dim=1).tolist()
@@ -97,10 +106,22 @@ class LocalSampler:
         )  # fmt: skip
 
 
-def check(config: LocalTeacher) -> list[str]:
-    """Problems with the teacher's folder, tokenizer and template."""
+def check(config: LocalTeacher, sampling: Sampling) -> list[str]:
+    """Problems with the teacher's folder, tokenizer, template and window."""
+    from transformers import AutoConfig
+
     try:
         tokenizer = chat.load_tokenizer(config.model, config.revision)
+        found = AutoConfig.from_pretrained(config.model, revision=config.revision, trust_remote_code=False)
     except InputError as error:
         return [str(error)]
-    return chat.tokenizer_problems(tokenizer, config.model, training=False)
+    except (OSError, ValueError) as error:
+        return [f"{config.model}: no model configuration can be read ({str(error).splitlines()[0]})"]
+    problems = chat.tokenizer_problems(tokenizer, config.model, training=False)
+    window = getattr(found.get_text_config(), "max_position_embeddings", None)
+    if window is not None and sampling.max_new_tokens >= window:
+        problems.append(
+            f"traces.sampling.max_new_tokens is {sampling.max_new_tokens}, but {config.model} has a window of {window} "
+            "tokens for prompt and answer together; choose a smaller number"
+        )
+    return problems

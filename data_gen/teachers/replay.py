@@ -33,6 +33,11 @@ class ReplayTeacher(Config):
     name: ClassVar[str] = "replay"
     batch_size: ClassVar[int] = 256
     scorable: ClassVar[None] = None
+    revision: ClassVar[None] = None
+
+    def placed(self) -> ReplayTeacher:
+        """The same teacher for a worker in another folder."""
+        return self.model_copy(update={"path": self.path.resolve()})
 
 
 def stored_count(config: ReplayTeacher) -> dict[str, int]:
@@ -68,11 +73,16 @@ class ReplaySampler:
             id=request.id, prompt_id=request.prompt.id, sample_index=request.sample_index,
             reasoning=parts.reasoning, answer=parts.answer,
             finish_reason="length" if row.get(self.config.cut_field or "") else "stop",
-            prompt_tokens=0, reasoning_tokens=0, completion_tokens=int(row.get(self.config.tokens_field or "", 0) or 0),
+            prompt_tokens=0, reasoning_tokens=0, completion_tokens=_count(row.get(self.config.tokens_field or "")),
             cost_usd=0.0, teacher=str(row.get(self.config.model_field or "", self.config.name)),
             sampling=self.sampling, seed=seed, attempts=1, thought=parts.thought, closed=parts.closed,
-            meta={} if label is None else {"label": bool(label)},
+            meta={} if label is None else {"label": label in (True, "true", "True", "1", "correct")},
         )  # fmt: skip
+
+
+def _count(value: Any) -> int:
+    """A number of tokens, 0 where the file holds none."""
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
 
 
 def check(config: ReplayTeacher) -> list[str]:

@@ -1,32 +1,28 @@
 """Find a final answer and judge it against the gold one: one judge for sifting and for scoring.
 
-Exact paths come first (text, integers, decimals, fractions); what they cannot decide goes to math-verify in a
-child process that is killed when it hangs. A timeout is `unknown`, never wrong; `unknown` is never right.
+An answer is taken apart (units, lists, tuples, sets, intervals, matrices, equations) until its parts are words, numbers
+or formulas. Words and numbers are compared exactly; formulas in a child process that is killed when it hangs. What
+cannot be decided, a timeout among it, is `unknown`, never wrong; `unknown` is never right.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
-from fractions import Fraction
 
-from distill.base import equality
+from distill.base import parts
 from distill.base.chat import split_thought
+from distill.base.extract import final_answer
+from distill.base.numbers import RIGHT, UNKNOWN, WRONG, read
+from distill.base.typeset import clean, plain
 
-RIGHT, WRONG, UNKNOWN = "right", "wrong", "unknown"
+__all__ = ["RIGHT", "UNKNOWN", "WRONG", "Judgement", "final_answer", "judge", "judge_answer"]
+
 MAX_ANSWER_CHARS = 2000  # a final answer; longer ones would only feed the parser
-MAX_EXPONENT = 300  # 10**300 is as far as a plain number goes here; beyond it is notation, not a value
-
-_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_HASHES = re.compile(r"^#### *(.+?)\s*$", re.MULTILINE)
-_STATED = re.compile(r"\banswer\s*(?:is|:)\s*:?\s*(.+?)\s*(?:\.\s|\.?$)", re.IGNORECASE | re.MULTILINE)
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,4})?")
-_HEXADECIMAL = re.compile(r"([+-]?)0[xX]([0-9a-fA-F]{1,64})")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{([^{}]+)\}\{([^{}]+)\}")
-_WRAPPED = re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox)\{([^{}]*)\}")
-_CHOICE = re.compile(r"\(?([A-Z])\)?(?:[.):\s].*)?", re.DOTALL)
+TOLERANCE = 0.01  # of kind "numeric", relative: what Minerva's authors allow for worked science problems
+_CHOICE = re.compile(r"\(\s*([A-Ja-j])\s*\).*|([A-J])(?:\s*[.):,].*)?|([a-j])(?:[.)].*)?", re.DOTALL)
+_OPTION = re.compile(r"(?:option|choice|answer)\s*:?\s*\(?([A-J])\)?(?![a-zA-Z]).*", re.DOTALL | re.IGNORECASE)
+_CHOSEN = re.compile(r"\b(?:option|choice)\s+\(?\**([A-J])\b|\(([A-J])\)")
 
 
 @dataclass(frozen=True)
@@ -38,119 +34,89 @@ class Judgement:
     reason: str
 
 
-def final_answer(answer: str) -> str | None:
-    r"""The final answer in what follows the thought: last `\boxed{}`, else `<answer>`, `####`, "answer is"."""
-    boxed = _last_boxed(answer)
-    if boxed is not None:
-        return boxed.strip()
-    for pattern in (_TAGGED, _HASHES, _STATED):
-        found: list[str] = pattern.findall(answer)
-        if found:
-            return found[-1].strip()
-    return None
-
-
-def _last_boxed(text: str) -> str | None:
-    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    if start < 0:
-        return None
-    depth = 0
-    opening = text.index("{", start)
-    for position in range(opening, len(text)):
-        if text[position] == "{":
-            depth += 1
-        elif text[position] == "}":
-            depth -= 1
-            if depth == 0:
-                return text[opening + 1 : position]
-    return None  # cut inside the box
-
-
 def judge(gold: str, text: str, kind: str = "math") -> Judgement:
     """Judge a whole completion; only what follows `</think>` counts.
 
     Args:
-        gold: the gold answer.
+        gold: the gold answer, or a solution that states it as a completion does.
         text: the completion, with its thought.
         kind: an `AnswerKind`; kinds without a check here give unknown.
     """
-    parts = split_thought(text)
-    if not parts.closed:
+    taken = split_thought(text)
+    if not taken.closed:
         return Judgement(WRONG, None, "the thought never closes, so there is no answer")
-    return judge_answer(gold, parts.answer, kind)
+    return judge_answer(gold, taken.answer, kind)
 
 
 def judge_answer(gold: str, answer: str, kind: str = "math") -> Judgement:
-    """Judge what follows the thought."""
+    r"""Judge what follows the thought.
+
+    Args:
+        gold: the gold answer; of a text with `\boxed{}` or `####`, what these hold.
+        kind: `math`, `choice` (a letter), `exact` (the text but for typesetting), or `numeric` (within 1 percent;
+            `numeric:0.001` within a thousandth).
+    """
+    if "\\boxed" in gold or "####" in gold:
+        gold = final_answer(gold) or gold
     found = final_answer(answer)
+    if found is None:
+        found = _alone(answer, kind)
     if found is None:
         return Judgement(WRONG, None, "no final answer")
     if len(found) > MAX_ANSWER_CHARS:
         return Judgement(UNKNOWN, found[:80], f"the answer is longer than {MAX_ANSWER_CHARS} characters")
-    if kind == "exact":
-        same = _plain(found) == _plain(gold)
-        return Judgement(RIGHT if same else WRONG, found, "same text" if same else "other text")
-    if kind == "choice":
-        return _judge_choice(gold, found)
-    if kind == "math":
-        verdict, reason = _compare(gold, found)
-        return Judgement(verdict, found, reason)
-    return Judgement(UNKNOWN, found, f"answers of kind {kind!r} have no check")
+    if len(gold) > MAX_ANSWER_CHARS:
+        same = gold.strip() == found.strip()
+        return Judgement(RIGHT if same else UNKNOWN, found, f"the gold is longer than {MAX_ANSWER_CHARS} characters")
+    verdict, reason = _compare(gold, found, kind)
+    return Judgement(verdict, found, reason)
 
 
-def _judge_choice(gold: str, found: str) -> Judgement:
-    letters = [match.group(1) for text in (gold, found) if (match := _CHOICE.fullmatch(_plain(text)))]
-    if len(letters) < 2:
-        return Judgement(UNKNOWN, found, "no choice letter")
-    same = letters[0] == letters[1]
-    return Judgement(RIGHT if same else WRONG, found, "same letter" if same else "other letter")
-
-
-def _compare(gold: str, found: str) -> tuple[str, str]:
-    left, right = _plain(gold), _plain(found)
-    if left.casefold() == right.casefold():
-        return RIGHT, "same text"
-    a, b = number(left), number(right)
-    if a is not None and b is not None:
-        return (RIGHT, "same number") if a == b else (WRONG, "other number")
-    if re.sub(r"\s", "", left.casefold()) == re.sub(r"\s", "", right.casefold()):
-        return RIGHT, "same text but for spaces"
-    if not right:
-        return WRONG, "empty answer"
-    if len(left) > MAX_ANSWER_CHARS:
-        return WRONG, "other text than a long gold answer"
-    return equality.compare(left, right)
-
-
-def _plain(text: str) -> str:
-    """An answer without its typesetting: dollars, text macros, spacing macros, a trailing full stop."""
-    text = unicodedata.normalize("NFKC", text).replace("\u2212", "-").strip()
-    text = text.replace("\\left", "").replace("\\right", "").replace("\\!", "").replace("\\,", " ").replace("\\ ", " ")
-    text = _WRAPPED.sub(r"\1", text).replace("\\%", "%").replace("\\$", "$")
-    text = text.strip().removeprefix("\\(").removesuffix("\\)").strip("$ \n\t")
-    text = text.removesuffix(".").strip("`\"' ") if not text.endswith("...") else text
-    return " ".join(text.split())
-
-
-def number(text: str) -> Fraction | None:
-    """An integer, decimal, fraction or percentage as an exact value; None when it is something else."""
-    text = text.strip().removeprefix("$").strip()
-    if text.endswith("%"):
-        value = number(text[:-1])
-        return None if value is None else value / 100
-    if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    if _NUMBER.fullmatch(text):
-        _, _, exponent = text.lower().partition("e")
-        return None if exponent and abs(int(exponent)) > MAX_EXPONENT else Fraction(text)
-    hexadecimal = _HEXADECIMAL.fullmatch(text)
-    if hexadecimal:
-        return Fraction(int(hexadecimal.group(1) + hexadecimal.group(2), 16))
-    latex = _FRACTION.fullmatch(text)
-    if latex:
-        text = f"{latex.group(1)}{latex.group(2)}/{latex.group(3)}"
-    over, slash, under = text.partition("/")
-    if slash and _NUMBER.fullmatch(over.strip()) and _NUMBER.fullmatch(under.strip()):
-        above, below = number(over.strip()), number(under.strip())
-        return above / below if above is not None and below else None
+def _alone(answer: str, kind: str) -> str | None:
+    """An answer of one short line that states nothing but itself, such as `east` or `B`."""
+    text = answer.strip()
+    if text and "\n" not in text and len(text) <= 200:
+        return text
+    if kind == "choice" and text:
+        named = _CHOSEN.findall(text.splitlines()[-1])
+        letters = {a or b for a, b in named}
+        return letters.pop() if len(letters) == 1 else None
     return None
+
+
+def _compare(gold: str, found: str, kind: str) -> tuple[str, str]:
+    if kind == "math":
+        return parts.compare(gold, found)
+    left, right = plain(clean(gold)), plain(clean(found))
+    if kind == "exact":
+        return (RIGHT, "same text") if left == right else (WRONG, "other text")
+    if kind == "choice":
+        return _compare_letters(left, right)
+    name, _, tolerance = kind.partition(":")
+    if name == "numeric":
+        return _compare_figures(gold, found, tolerance)
+    return UNKNOWN, f"answers of kind {kind!r} have no check"
+
+
+def _compare_letters(gold: str, found: str) -> tuple[str, str]:
+    letters = [_letter(text) for text in (gold, found)]
+    if letters[0] is None or letters[1] is None:
+        return (RIGHT, "same text") if gold.casefold() == found.casefold() else (UNKNOWN, "no choice letter")
+    return (RIGHT, "same letter") if letters[0] == letters[1] else (WRONG, "other letter")
+
+
+def _letter(text: str) -> str | None:
+    match = _CHOICE.fullmatch(text) or _OPTION.fullmatch(text)
+    return next(group for group in match.groups() if group).upper() if match else None
+
+
+def _compare_figures(gold: str, found: str, tolerance: str) -> tuple[str, str]:
+    try:
+        allowed = float(tolerance or TOLERANCE)
+    except ValueError:
+        return UNKNOWN, f"no tolerance: {tolerance!r}"
+    left, right = (read(parts.figure(text)) for text in (gold, found))
+    if left is None or right is None:
+        return parts.compare(gold, found)
+    close = abs(left.value - right.value) <= abs(left.value) * read(str(allowed)).value  # type: ignore[union-attr]
+    return (RIGHT if close else WRONG), f"{'within' if close else 'not within'} {allowed:g} of the gold"

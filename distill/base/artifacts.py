@@ -186,6 +186,8 @@ def sync_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder so that a crash half-way leaves no folder that looks finished."""
-    (path / RECORD).unlink(missing_ok=True)
-    shutil.rmtree(path)
+    """Remove a folder; a crash half-way leaves nothing under its name."""
+    leaving = path.with_name(path.name + ".removed")
+    shutil.rmtree(leaving, ignore_errors=True)
+    os.replace(path, leaving)
+    shutil.rmtree(leaving)

@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 from distill.base.errors import FileError, InputError
 from distill.base.records import Message
 
+PROBE = "Hello world:\n\n  x = 12, \\frac{1}{2} \u00e9"
 OPEN, CLOSE = "<think>", "</think>"
 
 
@@ -67,7 +68,7 @@ def load_tokenizer(model: str | Path, revision: str | None = None) -> Any:
     Raises:
         FileError: there is none to load.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(model)
     if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
@@ -77,10 +78,30 @@ def load_tokenizer(model: str | Path, revision: str | None = None) -> Any:
     if not folder.is_dir() and (folder.is_absolute() or str(model).startswith(".") or str(model).count("/") > 1):
         raise FileError(f"{model}: no such folder; expected a model's folder or a hub name")
     try:
-        return AutoTokenizer.from_pretrained(model, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=False)
+        if not _reads_as_stored(tokenizer, model, revision):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(model, revision=revision)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileError(f"{model}: its tokenizer cannot be loaded ({reason}); give a folder or a hub name") from None
+    return tokenizer
+
+
+def _reads_as_stored(tokenizer: Any, model: str | Path, revision: str | None) -> bool:
+    """Whether a tokenizer gives the ids that its own tokenizer.json gives.
+
+    transformers 5 rebuilds the class that tokenizer_config.json names: R1-Distill-Qwen, a byte-level BPE that is
+    called LlamaTokenizerFast there, comes back without its spaces.
+    """
+    from tokenizers import Tokenizer
+    from transformers.utils import cached_file
+
+    stored = cached_file(model, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False)
+    if stored is None:
+        return True
+    ids: list[int] = Tokenizer.from_file(stored).encode(PROBE, add_special_tokens=False).ids
+    found: list[int] = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    return ids == found
 
 
 def prompt_text(tokenizer: Any, messages: Sequence[Message]) -> str:
@@ -111,16 +132,53 @@ def stop_token_id(tokenizer: Any) -> int:
     return int(first)
 
 
-def training_target(tokenizer: Any, messages: Sequence[Message]) -> Target:
+@dataclass(frozen=True)
+class Marks:
+    """What only the template may write. `stop`: ends the assistant's turn; `tokens`: control tokens, as text."""
+
+    stop: int
+    tokens: tuple[str, ...]
+
+
+def turn_marks(tokenizer: Any) -> Marks:
+    """A tokenizer's stop and control tokens: those it calls special and those its template writes; no think tags.
+
+    R1-Distill's and others' turn tokens are not called special, so the template is asked too.
+    """
+    turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    rendered = tokenizer.apply_chat_template(turns, tokenize=False) + prompt_text(tokenizer, turns[:1])
+    added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
+    found = {*tokenizer.all_special_tokens, *(token for token in added if added[token] or token in rendered)}
+    return Marks(stop_token_id(tokenizer), tuple(sorted(found - {OPEN, CLOSE, ""})))
+
+
+def training_target(tokenizer: Any, messages: Sequence[Message], marks: Marks | None = None) -> Target:
     """Tokens and mask of a conversation whose last message is the teacher's.
 
+    Args:
+        marks: the tokenizer's `turn_marks`, for callers with many conversations.
+
     Raises:
-        InputError: the last message is not the assistant's, or decoding does not give the text back.
+        InputError: the last message is not the assistant's, a message's text would become a control token, the
+            template opens a thought that the text never closes, or decoding does not give the text back.
     """
     if not messages or messages[-1]["role"] != "assistant":
         raise InputError("a training example must end with an assistant message")
+    marks = marks or turn_marks(tokenizer)
+    for message in messages:
+        if token := next((token for token in marks.tokens if token in message["content"]), None):
+            raise InputError(
+                f"the {message['role']}'s text holds {token!r}, which the tokenizer would read as a control token "
+                "and not as text; let a filter of the kept stage reject such traces"
+            )
     text = messages[-1]["content"]
     rendered = prompt_text(tokenizer, messages[:-1])
+    if rendered.rstrip().endswith(OPEN) and CLOSE not in text:
+        raise InputError(
+            f"the template opens {OPEN} and the teacher's text has no {CLOSE}, so the student would learn thoughts "
+            "that never close; reject such traces (kept.complete.require_reasoning), or give the base a chat template "
+            f"that does not open {OPEN}"
+        )
     if rendered.rstrip().endswith(OPEN) and text.startswith(OPEN):
         # The template has opened the thought already; a second tag would be trained as text.
         text = text[len(OPEN) :].lstrip("\n") if rendered.endswith("\n") else text[len(OPEN) :]
@@ -132,7 +190,7 @@ def training_target(tokenizer: Any, messages: Sequence[Message]) -> Target:
             f"the tokenizer does not give a teacher's text back: {text[:60]!r} became {back[:60]!r}. "
             "Use the student's own tokenizer, without normalisation"
         )
-    ids = [*before, *completion, stop_token_id(tokenizer)]
+    ids = [*before, *completion, marks.stop]
     return Target(ids, [False] * len(before) + [True] * (len(completion) + 1))
 
 

@@ -32,7 +32,9 @@ ModelName = Annotated[str, CONTENT]  # a folder, or a name on the hub (then the 
 class Config(BaseModel):
     """Base of all configuration models: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     def identity(self) -> dict[str, Any]:
         """The part that changes results, as plain data: without execution fields, with digests for paths."""
@@ -93,7 +95,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise FileError(f"{path}: no such file. Give the path of a configuration, for example configs/demo.yaml")
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FileError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(data, dict):
         raise FileError(f"{path}: holds {type(data).__name__}, expected a mapping of stage names to settings")
@@ -114,7 +116,7 @@ def _override(data: dict[str, Any], override: str) -> str | None:
         place = inner
     try:
         place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         return f"--set {override}: the value is not readable as YAML: {error}"
     return None
 

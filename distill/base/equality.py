@@ -1,6 +1,6 @@
 """Mathematical equality by math-verify, in a child process that can be killed.
 
-    python -m distill.base.equality      the child: JSON lines [gold, answer] in, true or false out
+    python -m distill.base.equality      the child: JSON lines [gold, answer] in; true, false or null (undecided) out
 
 math-verify guards itself with signals, which fail in threads and leave hangs; here the parent waits with a
 deadline and kills. One child serves a process for all its comparisons.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import json
-import re
 import resource
 import select
 import subprocess
@@ -20,6 +19,8 @@ import threading
 TIMEOUT_SECONDS = 5.0  # math-verify's own default for one comparison
 START_SECONDS = 60.0  # importing sympy on a busy machine
 CHILD_MEMORY_BYTES = 2 * 1024**3
+
+_VERDICTS = {b"true": ("right", "equal formulas"), b"false": ("wrong", "not equal formulas")}
 
 _lock = threading.Lock()
 _child: subprocess.Popen[bytes] | None = None
@@ -41,7 +42,7 @@ def compare(gold: str, answer: str) -> tuple[str, str]:
         if line is None:
             stop()
             return "unknown", f"the equality check took over {TIMEOUT_SECONDS:g} s"
-    return ("right", "equal by math-verify") if line == b"true" else ("wrong", "not equal by math-verify")
+    return _VERDICTS.get(line, ("unknown", "the formulas cannot be read or compared"))
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -77,26 +78,21 @@ def stop() -> None:
 atexit.register(stop)
 
 
-def latex(text: str) -> str:
-    """Programmers' notation as LaTeX: math-verify reads `x**12` as something else, and calls it equal."""
-    text = re.sub(r"\s*\*\*\s*", "^", text)
-    text = re.sub(r"\^\(([^()]*)\)", r"^{\1}", text)
-    text = re.sub(r"\^([+-]?\d+)", r"^{\1}", text)
-    return text.replace("*", r" \cdot ")
-
-
 def _serve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
-    from math_verify import parse, verify
+    from distill.base import algebra
 
-    def parsed(text: str) -> list[object]:
-        found: list[object] = parse(f"\\boxed{{{latex(text)}}}", parsing_timeout=None)
-        return found
-
+    algebra.equal("x", "x + 1")  # the first use builds the parser's tables
     print("ready", flush=True)
     for line in sys.stdin:
         gold, answer = json.loads(line)
-        print("true" if verify(parsed(gold), parsed(answer), timeout_seconds=None) else "false", flush=True)
+        try:
+            verdict = algebra.equal(gold, answer)
+        except MemoryError:
+            return  # the parent takes it for a death and starts anew
+        except Exception:  # noqa: BLE001 - sympy raises many kinds, and the next comparison may be sound
+            verdict = None
+        print(json.dumps(verdict), flush=True)
 
 
 if __name__ == "__main__":

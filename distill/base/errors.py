@@ -85,7 +85,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(current))
         yield current
-        pending += [current.__context__, current.__cause__, getattr(current, "cause", None)]
+        context = None if current.__suppress_context__ else current.__context__
+        pending += [context, current.__cause__, getattr(current, "cause", None)]
         pending += list(getattr(current, "worker_failures", {}).values())
 
 
@@ -96,12 +97,18 @@ def shown(error: BaseException) -> DistillError | None:
         if isinstance(cause, DistillError):
             return cause
     for cause in chain:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" while writing {cause.filename}" if cause.filename else ""
+        if _is_full_disk(cause):
+            where = f" while writing {name}" if (name := getattr(cause, "filename", None)) else ""
             return DiskFullError(
                 f"the disk is full{where}. What was finished is kept; free some space and give the same command again"
             )
-    for cause in chain:
-        if isinstance(cause, OSError) and cause.errno in UNUSABLE and cause.filename:
-            return FileError(f"{cause.filename}: {cause.strerror}; choose another place, or change its permissions")
+    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
+        return FileError(f"{error.filename}: {error.strerror}; choose another place, or change its permissions")
     return None
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Rust libraries (safetensors, tokenizers) raise their own errors, with the number in the text only."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"(os error {errno.ENOSPC})" in str(error) or f"(os error {errno.EDQUOT})" in str(error)

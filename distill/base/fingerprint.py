@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LARGE_FILE_BYTES = 64 * 1024 * 1024
+MIB = 1024 * 1024
+LARGE_FILE_BYTES = 64 * MIB
 
 
 def canonical(value: Any) -> bytes:
@@ -54,19 +55,28 @@ def file_digest(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """Digest of a file's bytes, or of a folder's files under their names.
+    """Digest of a file's bytes, or of a folder's files under their names; hidden files and notes (*.md) do not count.
 
-    Files over 64 MiB in a folder (model weights) count with their name and size only: reading 140 GB at each
-    start would cost more than it protects against.
+    Of files over 64 MiB in a folder (model weights) name, size, and the first and last MiB count: reading 140 GB
+    at each start would cost more than it protects against.
     """
     if path.is_file():
         return file_digest(path)[:16]
     files = {}
     for file in sorted(path.rglob("*")):
-        if file.is_file():
-            size = file.stat().st_size
-            files[file.relative_to(path).as_posix()] = size if size > LARGE_FILE_BYTES else file_digest(file)
+        name = file.relative_to(path).as_posix()
+        if file.is_file() and not any(part.startswith(".") for part in name.split("/")) and file.suffix != ".md":
+            files[name] = _ends_digest(file) if file.stat().st_size > LARGE_FILE_BYTES else file_digest(file)
     return fingerprint(files)
+
+
+def _ends_digest(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(MIB))
+        file.seek(size - MIB)
+        digest.update(file.read(MIB))
+    return f"{size} {digest.hexdigest()}"
 
 
 @dataclass(frozen=True)

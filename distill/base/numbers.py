@@ -18,11 +18,14 @@ _THOUSANDS = re.compile(r"\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?")
 _HEXADECIMAL = re.compile(r"0[xX]([0-9a-fA-F]{1,64})")
 _REPEATING = re.compile(r"(\d*)\.(\d*)(?:\\overline\{(\d+)\}|\\bar\{(\d+)\}|\((\d+)\))(?:\.\.\.)?")
 _ENDLESS = re.compile(r"(\d*\.\d{3,})\.\.\.")
-_SCIENTIFIC = re.compile(r"(?:(.+?)\s*(?:\\times|\\cdot|\*|(?<=\d)\s*x)\s*)?10\s*(?:\^|\*\*)\s*(\{?\(?[+-]?\s*\d{1,4}\)?\}?)")
+_SCIENTIFIC = re.compile(
+    r"(?:(.+?)\s*(?:\\times|\\cdot|\*|(?<=\d)\s*x)\s*)?10\s*(?:\^|\*\*)\s*(\{?\(?[+-]?\s*\d{1,4}\)?\}?)"
+)
 _POWER = re.compile(r"(\d{1,6})\s*(?:\^|\*\*)\s*\{?(\d{1,4})\}?")
 _FRACTION = re.compile(r"\\frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _MIXED = re.compile(r"(\d+)\s*(?:\+\s*)?(\\frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\}|(?<=[ +])\d+\s*/\s*\d+)")
-_PERCENT = re.compile(r"(?:%|percent(?:age)?\b|pct\b)\s*", re.IGNORECASE)
+_SCALED = re.compile(r"(.*\d)\s*(dozen|hundred|thousand|million|billion|trillion)", re.IGNORECASE | re.DOTALL)
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Number:
 
     value: Fraction
     step: Fraction | None = None
+    percent: bool = False
 
     @property
     def digits(self) -> int:
@@ -59,7 +63,10 @@ def read(text: str, depth: int = 0) -> Number | None:
     percent = re.search(r"\s*(?:%|\bpercent|\bpct)$", text, re.IGNORECASE)
     if percent:
         whole = read(text[: percent.start()], depth + 1)
-        return whole and Number(whole.value / 100, whole.step and whole.step / 100)
+        return whole and Number(whole.value / 100, whole.step and whole.step / 100, True)
+    if scaled := _SCALED.fullmatch(text):
+        whole, scale = read(scaled[1], depth + 1), _SCALES[scaled[2].lower()]
+        return whole and Number(whole.value * scale, whole.step and whole.step * scale)
     if text[0] in "({" and text[-1] == {"(": ")", "{": "}"}[text[0]] and not set("(){}") & set(text[1:-1]):
         return None if "," in text else read(text[1:-1], depth + 1)
     return _decimal(text) or _notation(text) or _quotient(text, depth)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import unicodedata
 from typing import TextIO
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -20,6 +21,14 @@ def quiet_libraries() -> None:
         logger = logging.getLogger(name)
         logger.setLevel(logging.ERROR)
         logger.addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+def printable(text: str) -> str:
+    """Model output without control characters, which could drive the terminal."""
+    return "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
 
 
 class Progress:

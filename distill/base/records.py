@@ -46,6 +46,11 @@ class Prompt:
         """What the user says, without roles."""
         return "\n".join(m["content"] for m in self.messages if m["role"] != "assistant")
 
+    @property
+    def question(self) -> str:
+        """`text` without the instruction that a configuration put after it."""
+        return str(self.meta.get("question", self.text))
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -129,7 +134,9 @@ def content_id(*parts: str | int) -> str:
 
 def prompt_id(messages: Sequence[Message]) -> str:
     """The id of a prompt: the same text in another file or at another place is the same prompt."""
-    return content_id(*(part for m in messages for part in (m["role"], normalise(m["content"]))))
+    # Case and superscripts can make another problem ("A" and "a", 5² and 52), spacing and composition cannot.
+    texts = [" ".join(unicodedata.normalize("NFC", m["content"]).split()) for m in messages]
+    return content_id(*(part for m, text in zip(messages, texts, strict=True) for part in (m["role"], text)))
 
 
 def _schema(cls: type[Any]) -> tuple[pa.Schema, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distill.base.artifacts import (
     IDENTITY,
@@ -41,8 +41,10 @@ class Stage:
 
     `make` is "module:function" with the signature `(config, inputs, out, progress) -> Made`; the module is
     imported when the stage runs. `version` goes up when the code gives other results for the same config.
-    `resumes_over_changes`: its half-written work is keyed by content (the ledger), so it survives a changed
-    config; everything else is made anew.
+
+    `unfinished` says what becomes of half-written work when the configuration has changed meanwhile: "discard" it,
+    "guard" it (the run stops, it took long), or "continue" with it (the ledger: keyed by content, it fits any).
+    `on_change`: "stop" with the changed fields, or "remake" what costs nothing.
     """
 
     name: str
@@ -50,7 +52,8 @@ class Stage:
     inputs: tuple[str, ...]
     version: int = 1
     check: str | None = None
-    resumes_over_changes: bool = False
+    unfinished: Literal["discard", "guard", "continue"] = "discard"
+    on_change: Literal["stop", "remake"] = "stop"
 
 
 def load(target: str) -> Callable[..., Any]:
@@ -120,7 +123,7 @@ def run_stages(
     """Make what is missing, in order; returns all artifacts by stage.
 
     Args:
-        rebuild: stages to make again although they are done.
+        rebuild: stages to make again although they are done; what was made from them follows.
         keep: stages to use as they are although their configuration has changed.
         before_work: called once before the first stage that has to be made (the preflight).
 
@@ -130,74 +133,101 @@ def run_stages(
     """
     with lock(run):
         done: dict[str, Artifact] = {}
-        worked = False
+        made: set[str] = set()
         for stage in stages:
             final = folder(run, stages, stage.name)
             identity = _identity(stage, configs[stage.name], done)
-            if stage.name in rebuild:
-                _discard(stage, final, identity)
-            artifact = _reuse(stage, final, identity, keep)
+            artifact = None
+            if stage.name not in rebuild:
+                artifact = _reuse(stage, final, identity, keep, made)
             if artifact is None:
-                if not worked:
+                if not made:
                     before_work()
-                    worked = True
+                _prepare(stage, final, identity, anew=stage.name in rebuild)
                 artifact = _make(stage, configs[stage.name], done, final, identity)
+                made.add(stage.name)
                 say(f"{stage.name}: {artifact.record.rows_out} rows in {artifact.record.seconds:.0f} s -> {final}")
             done[stage.name] = artifact
-        if not worked:
+        if not made:
             say(f"{run}: all {len(done)} stages are done; nothing to do")
         return done
 
 
 def _identity(stage: Stage, config: Config, done: Mapping[str, Artifact]) -> dict[str, Any]:
-    return {
+    identity = {
         "config": config.identity(),
         "inputs": {name: done[name].id for name in stage.inputs},
         "version": stage.version,
     }
+    if stage.on_change == "remake":
+        identity["kept"] = {name: done[name].record.kept_despite for name in stage.inputs}
+    return identity
 
 
-def _discard(stage: Stage, final: Path, identity: dict[str, Any]) -> None:
-    """Drop what was made, but not what was paid for: a ledger goes on under the new configuration."""
-    partial = partial_of(final)
-    if stage.resumes_over_changes:
-        if final.is_dir():
-            (final / RECORD).unlink(missing_ok=True)
-            os.replace(final, partial)
-        if partial.is_dir():
-            write_json(partial / IDENTITY, identity)
-        return
-    for path in (final, partial):
-        if path.is_dir():
-            remove(path)
+def _reuse(
+    stage: Stage, final: Path, identity: dict[str, Any], keep: Collection[str], made: Collection[str]
+) -> Artifact | None:
+    """The finished artifact if it is the one that the configuration asks for; None if it has to be made.
 
-
-def _reuse(stage: Stage, final: Path, identity: dict[str, Any], keep: Collection[str]) -> Artifact | None:
-    """The finished artifact if it is the one that the configuration asks for."""
+    Raises:
+        DriftError: it is another one, or half of another one that took long to make.
+    """
     if state(final) == "done":
         artifact = open_artifact(final)
         before = artifact.record.identity
-    elif (partial_of(final) / IDENTITY).is_file():
+    elif (partial_of(final) / IDENTITY).is_file() and stage.unfinished == "guard":
         artifact = None
         before = read_json(partial_of(final) / IDENTITY)
     else:
         return None
-    changes = [str(change) for change in drift(before, identity)]
-    if not changes:
+    changes = list(drift(before, identity))
+    shown = [str(change) for change in changes]
+    if artifact is not None and (not changes or stage.name in keep):
+        return _kept(artifact, shown)
+    follows = all(change.field.removeprefix("inputs.") in made for change in changes)
+    if stage.on_change == "remake" or (changes and follows) or not changes:
+        return None
+    raise DriftError(_drift_message(stage, final, artifact is not None, shown))
+
+
+def _kept(artifact: Artifact, changes: list[str]) -> Artifact:
+    """The artifact, with the changes that it was kept despite (none, when the settings are its own again)."""
+    if artifact.record.kept_despite == changes:
         return artifact
-    if artifact is not None and stage.name in keep:
-        kept = replace(artifact.record, kept_despite=changes)
-        write_json(final / RECORD, asdict(kept))
-        return Artifact(final, kept)
-    raise DriftError(_drift_message(stage, final, artifact is not None, changes))
+    record = replace(artifact.record, kept_despite=changes)
+    write_json(artifact.path / RECORD, asdict(record))
+    return Artifact(artifact.path, record)
+
+
+def _prepare(stage: Stage, final: Path, identity: dict[str, Any], *, anew: bool) -> None:
+    """Leave a `.partial` folder that holds only what may go into this artifact.
+
+    What was paid for stays: a ledger is keyed by content and goes on under any configuration.
+    """
+    partial = partial_of(final)
+    if state(final) == "done":
+        if stage.unfinished == "continue":
+            os.replace(final, partial)
+        else:
+            remove(final)
+    elif final.exists():
+        raise InputError(f"{final}: holds no {RECORD}, so it was not made here; move it away")
+    if partial.is_dir() and stage.unfinished != "continue":
+        mark = partial / IDENTITY
+        same = mark.is_file() and not list(drift(read_json(mark), identity))
+        if anew or not same:
+            remove(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    (partial / RECORD).unlink(missing_ok=True)
+    write_json(partial / IDENTITY, identity)
 
 
 def _drift_message(stage: Stage, final: Path, is_done: bool, changes: Sequence[str]) -> str:
     made = "was made" if is_done else "is half-made"
     exits = [
         "--name NEW          a new run beside this one",
-        f"--rebuild {stage.name:<9} "
-        + ("make it again; what was paid for is not bought twice" if stage.resumes_over_changes else "make it again"),
+        f"--rebuild {stage.name:<9} make it again, and what was made from it"
+        + ("; what was paid for is not bought twice" if stage.unfinished == "continue" else ""),
     ]
     if is_done:
         exits.append(f"--keep {stage.name:<12} use it as it is; the report will say so")
@@ -215,10 +245,6 @@ def _make(
     stage: Stage, config: Config, done: Mapping[str, Artifact], final: Path, identity: dict[str, Any]
 ) -> Artifact:
     partial = partial_of(final)
-    if (final / RECORD).exists():
-        raise InputError(f"{final}: already there")
-    partial.mkdir(parents=True, exist_ok=True)
-    write_json(partial / IDENTITY, identity)
     started = time.monotonic()
     made: Made = load(stage.make)(config, {name: done[name] for name in stage.inputs}, partial, Progress(stage.name))
     return finish_artifact(partial, final, stage.name, identity, made, _versions(), time.monotonic() - started)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,8 +59,10 @@ class StoredSource(Config):
 Source = Annotated[GymSource | JsonlSource | StoredSource, Field(discriminator="kind")]
 
 
-def read_prompts(source: GymSource | JsonlSource | StoredSource, purpose: range, instruction: str = "") -> list[Prompt]:
-    """All problems of a source, equal ones once, in the source's order.
+def read_prompts(
+    source: GymSource | JsonlSource | StoredSource, purpose: range, instruction: str = ""
+) -> tuple[list[Prompt], int]:
+    """All problems of a source in its order, equal ones once (the first), and how many equal ones were left out.
 
     Args:
         purpose: `gym.HARVEST` or `gym.SCORING`; ignored by files.
@@ -69,28 +72,32 @@ def read_prompts(source: GymSource | JsonlSource | StoredSource, purpose: range,
         InputError: unknown task, missing file, a row that cannot be used (with its line), or nothing at all.
     """
     if isinstance(source, GymSource):
-        found = _from_gym(source, purpose, instruction)
+        found = list(_from_gym(source, purpose))
     elif isinstance(source, JsonlSource):
-        found = _from_jsonl(source, instruction)
+        found = list(_from_jsonl(source))
     else:
-        found = _from_stored(source, instruction)
-    prompts = list({prompt.id: prompt for prompt in found}.values())
+        found = list(_from_stored(source))
+    prompts: dict[str, Prompt] = {}
+    for prompt in found:
+        prompts.setdefault(prompt.id, prompt)
     if not prompts:
         where = getattr(source, "path", "the source")
         raise InputError(f"{where}: holds no problems; expected at least one line with a question")
-    return prompts
+    asked = [_with_instruction(prompt, instruction) for prompt in prompts.values()] if instruction else prompts.values()
+    return list(asked), len(found) - len(prompts)
 
 
 def _prompt(question: str, answer: str | None, kind: str, source: str, licence: str, meta: dict[str, Any]) -> Prompt:
-    messages = [{"role": "user", "content": question}]
+    messages = [{"role": "user", "content": question.strip()}]
     return Prompt(prompt_id(messages), messages, answer, kind if answer is not None else "none", source, licence, meta)
 
 
-def _asked(question: str, instruction: str) -> str:
-    return f"{question.strip()}\n\n{instruction}" if instruction else question.strip()
+def _with_instruction(prompt: Prompt, instruction: str) -> Prompt:
+    messages = [{"role": "user", "content": f"{prompt.text}\n\n{instruction}"}]
+    return replace(prompt, id=prompt_id(messages), messages=messages, meta={**prompt.meta, "question": prompt.text})
 
 
-def _from_gym(source: GymSource, purpose: range, instruction: str) -> Iterator[Prompt]:
+def _from_gym(source: GymSource, purpose: range) -> Iterator[Prompt]:
     share, rest = divmod(source.count, len(source.tasks))
     for position, (task, params) in enumerate(source.tasks.items()):
         count = share + (position < rest)
@@ -100,21 +107,20 @@ def _from_gym(source: GymSource, purpose: range, instruction: str) -> Iterator[P
         except ValueError as error:
             raise InputError(str(error)) from None
         for problem in problems:
-            question = _asked(problem.question, instruction)
             meta = {"task": task, "index": problem.index}
-            yield _prompt(question, problem.answer, "math", f"reasoning-gym/{task}", "Apache-2.0", meta)
+            yield _prompt(problem.question, problem.answer, "math", f"reasoning-gym/{task}", "Apache-2.0", meta)
 
 
-def _from_jsonl(source: JsonlSource, instruction: str) -> Iterator[Prompt]:
+def _from_jsonl(source: JsonlSource) -> Iterator[Prompt]:
     for line, row in json_lines(source.path, source.limit):
         question = _text(source.path, line, row, source.question_field)
         yield _prompt(
-            _asked(question, instruction), _gold(row, source.answer_field), source.answer_kind,
+            question, _gold(source.path, line, row, source.answer_field), source.answer_kind,
             source.path.name, source.licence, {"line": line},
         )  # fmt: skip
 
 
-def _from_stored(source: StoredSource, instruction: str) -> Iterator[Prompt]:
+def _from_stored(source: StoredSource) -> Iterator[Prompt]:
     seen: set[str] = set()
     for line, row in json_lines(source.path):
         key = str(row.get(source.prompt_field, line))
@@ -126,7 +132,7 @@ def _from_stored(source: StoredSource, instruction: str) -> Iterator[Prompt]:
         question = _text(source.path, line, row, source.question_field)
         meta = {"stored_id": key, "task": str(row.get(source.task_field or "", ""))}
         yield _prompt(
-            _asked(question, instruction), _gold(row, source.answer_field), source.answer_kind,
+            question, _gold(source.path, line, row, source.answer_field), source.answer_kind,
             source.path.name, source.licence, meta,
         )  # fmt: skip
 
@@ -139,11 +145,13 @@ def _text(path: Path, line: int, row: dict[str, Any], field: str) -> str:
     return value
 
 
-def _gold(row: dict[str, Any], field: str | None) -> str | None:
+def _gold(path: Path, line: int, row: dict[str, Any], field: str | None) -> str | None:
     """The gold answer: a worked solution is cut down to its final answer (`#### 42`, `\\boxed{42}`)."""
     value = None if field is None else row.get(field)
-    if value is None:
+    if value is None or value == "":
         return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RowError(path, line, f"{field!r} holds {value!r}", "Expected the gold answer as text or a number")
     text = str(value).strip()
     return (final_answer(text) or text) if "####" in text or "\\boxed" in text else text
 
@@ -164,7 +172,7 @@ def json_lines(path: Path, limit: int | None = None) -> Iterator[tuple[int, dict
                 continue
             try:
                 row = json.loads(raw)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:
                 raise RowError(path, line, f"not readable as JSON ({error})", "Mend or remove the line") from None
             if not isinstance(row, dict):
                 raise RowError(path, line, f"holds a {type(row).__name__}", "Expected a JSON object")

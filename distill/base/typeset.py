@@ -18,7 +18,7 @@ _RENAMED = [
     for pattern, new in (
         (r"\\(?:left|right)(?![a-zA-Z])\.?", ""),
         (r"\\(?:bigg?|Bigg?)[lrm]?(?![a-zA-Z])", ""),
-        (r"\\(?:displaystyle|textstyle|limits|boldsymbol|mathbf|bm)(?![a-zA-Z])", ""),
+        (r"\\(?:displaystyle|textstyle|limits|boldsymbol|bm)(?![a-zA-Z])", ""),
         (r"\\(?:tfrac|dfrac|cfrac)(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:leqslant|leqq|le)(?![a-zA-Z])", r"\\leq"),
         (r"\\(?:geqslant|geqq|ge)(?![a-zA-Z])", r"\\geq"),
@@ -33,9 +33,11 @@ _RENAMED = [
         (r"\\(?:degrees?)(?![a-zA-Z])", r"^\\circ"),
         (r"\^\s*\{\s*\\circ\s*\}", r"^\\circ "),
         (r"\\(?:ldots|dots|cdots)(?![a-zA-Z])", "..."),
-        (r"\\(?:mbox|textrm|textbf|textit|textsf|texttt|mathrm|mathbf|rm|textnormal|operatorname\*?)\s*(?=\{)", r"\\text"),
+        (r"\\(?:mbox|text(?:rm|bf|it|sf|tt|normal)|math(?:rm|bf)|rm|operatorname\*?)\s*(?=\{)", r"\\text"),
         (r"\\text\s+(?=\{)", r"\\text"),
-        (r"\{,\}|,\\!", ","),
+        (r"\{,\}|,\\!\s*", ","),
+        (r"(?<=\d)\s*\^?\s*\{?\s*\\text\{\s*(?:th|st|nd|rd)\s*\}\s*\}?", ""),
+        (r"(?<=\d)(?:th|st|nd|rd)\b", ""),
         (r"\\[!]", ""),
         (r"(?<!\\)\\(?:[,;:> ]|q?quad(?![a-zA-Z]))|~", " "),
         (r"\\%", "%"),
@@ -84,6 +86,7 @@ def _unwrapped(text: str) -> str:
         if text.endswith((".", ",", ";", ":")) and not text.endswith(".."):
             text = text[:-1].strip()
         text = _PAIRED_DOLLARS.sub(r" \1 ", text).strip()
+    text = re.sub(r"(?<=[\d})])\s*\$", " ", text)  # a closing dollar whose partner was left outside the box
     return text.replace("\\(", "").replace("\\)", "").removesuffix("$").strip()
 
 

@@ -7,35 +7,39 @@ from fractions import Fraction
 
 from distill.base.typeset import plain
 
-# name: (dimension, worth in the dimension's first unit)
-_SCALES: dict[str, tuple[str, Fraction]] = {
-    name: (dimension, Fraction(worth))
-    for dimension, names in {
-        "length": {"m meter metre": "1", "cm centimeter centimetre": "1/100", "mm millimeter millimetre": "1/1000",
-                   "km kilometer kilometre": "1000", "in inch inche": "127/5000", "ft foot feet": "381/1250",
-                   "yd yard": "1143/1250", "mi mile": "201168/125"},
-        "time": {"sec second": "1", "s": "1", "min minute": "60", "h hr hour": "3600", "day": "86400",
-                 "week": "604800"},
-        "mass": {"g gram gm": "1", "kg kilogram": "1000", "mg milligram": "1/1000"},
-        "weight": {"lb pound": "16", "oz ounce": "1"},
-        "volume": {"l liter litre": "1", "ml milliliter millilitre": "1/1000"},
-        "money": {"$ dollar usd buck": "1", "cent ¢": "1/100"},
-        "euro": {"€ euro eur": "1"}, "sterling": {"£ gbp": "1"}, "rupee": {"₹ rupee r inr": "1"},
-        "angle": {"^\\circ degree deg": "1"}, "radian": {"rad radian": "1"},
-        "celsius": {"^\\circ c celsius": "1"}, "year": {"yr year": "1"}, "month": {"month": "1"},
-    }.items()
-    for names, worth in names.items()
-    for name in names.split(" ")
-    if not (dimension == "celsius" and name in ("c", "^\\circ"))
+# dimension: worth in its first unit -> names
+_NAMES: dict[str, dict[str, str]] = {
+    "length": {
+        "1": "m meter metre", "1/100": "cm centimeter centimetre", "1/1000": "mm millimeter millimetre",
+        "1000": "km kilometer kilometre", "127/5000": "in inch inche", "381/1250": "ft foot feet",
+        "1143/1250": "yd yard", "201168/125": "mi mile",
+    },
+    "time": {"1": "s sec second", "60": "min minute", "3600": "h hr hour", "86400": "day", "604800": "week"},
+    "mass": {"1": "g gm gram", "1000": "kg kilogram", "1/1000": "mg milligram"},
+    "weight": {"16": "lb pound", "1": "oz ounce"},
+    "volume": {"1": "l liter litre", "1/1000": "ml milliliter millilitre"},
+    "dollars": {"1": "$ dollar usd buck", "1/100": "cent ¢"},
+    "euros": {"1": "€ euro eur"}, "sterling": {"1": "£ gbp"}, "rupees": {"1": "₹ rupee inr"},
+    "angle": {"1": "^\\circ degree deg"}, "radians": {"1": "rad radian"},
+    "celsius": {"1": "celsius"}, "fahrenheit": {"1": "fahrenheit"}, "kelvin": {"1": "kelvin"},
+    "years": {"1": "yr year"}, "months": {"1": "month"},
 }  # fmt: skip
-_SHORT = {"cm", "mm", "km", "ft", "in", "kg", "mg", "lb", "lbs", "oz", "ml", "mph", "hr", "hrs", "sec", "min", "mi", "yd",
-          "am", "pm", "rs", "usd", "sq", "cu"}  # fmt: skip
+_SCALES = {
+    name: (dimension, Fraction(worth))
+    for dimension, worths in _NAMES.items()
+    for worth, names in worths.items()
+    for name in names.split()
+}
+_SHORT = {
+    "cm", "mm", "km", "ft", "in", "kg", "mg", "lb", "lbs", "oz", "ml", "mph", "hr", "hrs", "sec", "min", "mi", "yd",
+    "rs", "usd", "sq", "cu",
+}  # fmt: skip
 # Words after a figure that make it another figure, or another statement.
 _NO_UNITS = {
-    "hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "third", "quarter", "percent", "percentage",
-    "and", "or", "not", "if", "when", "for", "where", "times", "plus", "minus", "over", "by", "to", "mod", "modulo", "base",
-    "to", "is", "are", "but", "then", "squared", "cubed", "factorial", "negative", "choose", "pi", "sqrt", "sin", "cos", "tan",
-    "log", "ln", "at", "with", "between", "than", "divided", "point", "pct", "am", "pm", "a.m", "p.m",
+    "hundred", "thousand", "million", "billion", "trillion", "dozen", "half", "third", "quarter", "percent",
+    "percentage", "pct", "and", "or", "not", "if", "when", "for", "where", "times", "plus", "minus", "over", "by", "to",
+    "mod", "modulo", "base", "is", "are", "but", "then", "squared", "cubed", "factorial", "negative", "choose", "pi",
+    "sqrt", "sin", "cos", "tan", "log", "ln", "at", "with", "between", "than", "divided", "point", "am", "pm",
 }  # fmt: skip
 _TEXT_UNIT = re.compile(r"(.*\S)\s*\\text\{\s*([^{}\\]*[a-zA-Z][^{}\\]*)\}\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?", re.DOTALL)
 _MIDDLE_TEXT = re.compile(r"(\d|\}|\))\s*\\text\{\s*([a-zA-Z. ]+)\}\s*((?:/|\\cdot|\\text|\^).*)", re.DOTALL)
@@ -51,9 +55,7 @@ _DEGREES = re.compile(r"(.*[\d}])\s*\^\s*\\circ\s*([CFK])?", re.DOTALL)
 def split_unit(text: str) -> tuple[str, str]:
     """(figure, unit) of a `clean` text; the unit is empty when there is none."""
     if match := _MONEY.fullmatch(text):
-        body, unit = split_unit(match[1] + match[3].strip())
-        scaled = unit and unit not in _SCALES
-        return (body, match[2]) if not scaled else (text, "")
+        return split_unit(match[1] + match[3].strip())[0], match[2]
     if match := _MONEY_AFTER.fullmatch(text):
         return match[1], match[2]
     if match := _DEGREES.fullmatch(text):
@@ -67,6 +69,14 @@ def split_unit(text: str) -> tuple[str, str]:
     match = _WORDS.fullmatch(plain(text))
     if match and _unit_like(match[3], 2) and (match[2] or match[3].lower().split("/")[0] in _SHORT):
         return match[1].strip(), _canonical(match[3], match[4])
+    return text, ""
+
+
+def split_letter(text: str, other: str) -> tuple[str, str]:
+    """`split_unit` for a bare letter: a unit only where the other side has one of its dimension (1 m, 100 cm)."""
+    match = re.fullmatch(r"(.*\d)\s*([a-zA-Z])", text, re.DOTALL)
+    if match and other in _SCALES and match[2].lower() in _SCALES and factor(other, match[2].lower()) is not None:
+        return match[1], match[2].lower()
     return text, ""
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from distill.base.artifacts import Artifact
 from distill.base.errors import FileError, InputError
+from distill.base.progress import printable
 from distill.base.records import Example, Outcome, Prompt, Trace, Verdict
 from distill.base.runner import Stage, finished, folder, state
 
@@ -40,6 +40,8 @@ def show(run: Path, stages: Sequence[Stage], stage: str, rows: int, reason: str 
         raise InputError(
             f"{run}: {stage} is not done; done are {', '.join(done) or 'no stages'}. `distill run` makes it"
         )
+    if reason is not None and stage != "kept":
+        raise InputError(f"--reason looks through refused traces, which only kept has; {stage} has none")
     artifact = done[stage]
     counts = [f"{artifact.record.rows_in} in, {artifact.record.rows_out} out"]
     counts += [f"  {count:>7}  {why}" for why, count in artifact.record.rejected.items()]
@@ -84,14 +86,6 @@ def _sifted(artifact: Artifact, reason: str | None) -> Iterator[str]:
 
 def _trace(trace: Trace, heading: str) -> str:
     return f"[{trace.id}] {heading}\n{trace.reasoning}\n--\n{trace.answer}\n"
-
-
-def printable(text: str) -> str:
-    """Model output without control characters, which could drive the terminal."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "\N{REPLACEMENT CHARACTER}"
-        for c in text
-    )
 
 
 def _must_exist(run: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from distill.base.artifacts import Inputs, Made, read_json
 from distill.base.chat import load_tokenizer
 from distill.base.errors import DistillError, InputError, shown
+from distill.base.fingerprint import fingerprint
 from distill.base.progress import Progress
 from distill.train.config import RandomModel, TrainConfig
 from distill.train.preflight import base_problems
@@ -29,44 +30,65 @@ WORK = "checkpoints"
 def student(config: TrainConfig, inputs: Inputs, out: Path, progress: Progress) -> Made:
     """Train the student of `inputs["mixture"]` into `out`; the same call after a crash goes on.
 
-    Leaves `final/` (weights or adapters, tokenizer, configuration), `log.jsonl`, `samples.jsonl`, and `base/` for a
-    student that started from random weights.
+    Leaves `final/` (weights or adapters, tokenizer, configuration), `log.jsonl`, `samples.jsonl`, `result.json`
+    (written last: with it nothing is trained again), and `base/` for a student that started from random weights.
 
     Raises:
         InputError: the base or the mixture cannot be used, with every problem found.
         OSError: no space left; checkpoints are intact.
     """
-    from distill.train.log import MESSAGES, Watch, sums
-    from distill.train.sft import RESULT, Job
+    from distill.train.log import sums
+    from distill.train.sft import RESULT
 
     out = out.resolve()
+    work = out / WORK
+    source = fingerprint({"config": config.identity(), "mixture": inputs["mixture"].id})
+    if (out / RESULT).is_file():
+        progress.say("trained before the restart")
+    else:
+        _train(config, inputs, out, source, progress)
+    result = read_json(out / RESULT)
+    if result.pop("source") != source:
+        raise InputError(
+            f"{out / RESULT}: this student was trained with another configuration or mixture; "
+            "start over with --rebuild student"
+        )
+    facts = sums(out)
+    if work.is_dir():
+        shutil.rmtree(work)
+    random_base = isinstance(config.base, RandomModel)
+    summary = {
+        "base": f"random Qwen2, {result['parameters']:,} weights" if random_base else config.base,
+        "base_folder": "base" if random_base else None,
+        "revision": config.revision,
+        "window": config.window,
+        "rope_theta": config.rope_theta,
+        "method": config.method,
+        "epochs": config.epochs,
+        "precision": config.precision,
+        **result,
+        **facts,
+    }
+    tokens = {"trained": facts["trained_tokens"], "read": facts["tokens"]}
+    return Made(result["examples"], result["examples"], summary=summary, tokens=tokens)
+
+
+def _train(config: TrainConfig, inputs: Inputs, out: Path, source: str, progress: Progress) -> None:
+    """Everything up to `result.json`."""
+    from distill.train.log import MESSAGES, Watch
+    from distill.train.sft import Job
+
     work = out / WORK
     work.mkdir(parents=True, exist_ok=True)
     base = _base(config, out)
     examples = _prepare(config, base, inputs, work, progress)
     steps = config.epochs * -(-examples // config.batch_examples)
+    job = Job(config, base, out, work, source, config.launcher == "none" and _has_gpu(config))
     with Watch(out, work / MESSAGES, steps, progress):
         if config.launcher == "none":
-            _here(Job(config, base, out, work, _has_gpu(config)))
+            _here(job)
         else:
-            _on_ray(config, base, out, work)
-    facts = sums(out)
-    size = read_json(work / RESULT)
-    shutil.rmtree(work)
-    summary = {
-        "base": config.base if isinstance(config.base, str) else f"random Qwen2, {size['parameters']:,} weights",
-        "base_folder": "base" if isinstance(config.base, RandomModel) else None,
-        "method": config.method,
-        "epochs": config.epochs,
-        "examples": examples,
-        "zero_stage": config.zero_stage,
-        "precision": config.precision,
-        "workers": config.workers,
-        **size,
-        **facts,
-    }
-    tokens = {"trained": facts["trained_tokens"], "read": facts["tokens"]}
-    return Made(examples, examples, summary=summary, tokens=tokens)
+            _on_ray(job)
 
 
 def _base(config: TrainConfig, out: Path) -> str:
@@ -86,7 +108,7 @@ def _prepare(config: TrainConfig, base: str, inputs: Inputs, work: Path, progres
 
     if problems := base_problems(config, base):
         raise InputError("the student cannot be trained:\n" + "\n".join(f"  - {problem}" for problem in problems))
-    found = model_config(config, base)
+    found = model_config(config, base).get_text_config()
     limits = Limits(config.max_tokens or found.max_position_embeddings, found.vocab_size)
     mixture = inputs["mixture"].path / "mixture.parquet"
     write_tokens(work / "tokens", load_tokenizer(base, config.revision), mixture, limits)
@@ -108,13 +130,14 @@ def _has_gpu(config: TrainConfig) -> bool:
     return torch.cuda.is_available() if config.gpus_per_worker is None else config.gpus_per_worker > 0
 
 
-def _on_ray(config: TrainConfig, base: str, out: Path, work: Path) -> None:
+def _on_ray(job: Any) -> None:
     """Start the workers, wait for them, and raise what they raised.
 
     Raises:
         InputError: the cluster has not the resources asked for.
         DistillError: a worker failed.
     """
+    config = job.config
     with _ray(config) as ray, tempfile.TemporaryDirectory(prefix="distill-ray-") as storage:
         gpus = _gpus(config, ray.cluster_resources())
         from ray.train import RunConfig, ScalingConfig
@@ -124,9 +147,10 @@ def _on_ray(config: TrainConfig, base: str, out: Path, work: Path) -> None:
             _worker,
             train_loop_config={
                 "config": config.model_dump(),
-                "base": base,
-                "out": str(out),
-                "work": str(work),
+                "base": job.base,
+                "out": str(job.out),
+                "work": str(job.work),
+                "source": job.source,
                 "gpu": gpus > 0,
             },
             scaling_config=ScalingConfig(
@@ -143,7 +167,7 @@ def _on_ray(config: TrainConfig, base: str, out: Path, work: Path) -> None:
             known = shown(error)
             if known is not None:
                 raise known from error
-            raise DistillError(f"training failed; finished checkpoints are kept in {work}.\n{error}") from error
+            raise DistillError(f"training failed; finished checkpoints are kept in {job.work}.\n{error}") from error
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -151,7 +175,8 @@ def _worker(settings: dict[str, Any]) -> None:
     from distill.train.sft import Job, train
 
     config = TrainConfig.model_validate(settings["config"])
-    train(Job(config, settings["base"], Path(settings["out"]), Path(settings["work"]), settings["gpu"]))
+    out, work = Path(settings["out"]), Path(settings["work"])
+    train(Job(config, settings["base"], out, work, settings["source"], settings["gpu"]))
 
 
 def _worker_environment() -> dict[str, str]:

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from distill.base.artifacts import sync_folder, write_json
 from distill.base.chat import load_tokenizer, stop_token_id
-from distill.base.errors import InputError
+from distill.base.errors import FileError, InputError, shown
 from distill.train import attention
 from distill.train.batches import Batch
 from distill.train.config import RandomModel, TrainConfig
@@ -60,11 +60,12 @@ class Student(nn.Module):  # type: ignore[misc]
 
 def model_config(config: TrainConfig, base: str) -> Any:
     """The base's configuration with the window that the user asked for."""
-    found: Any = AutoConfig.from_pretrained(base, revision=config.revision)
+    found: Any = AutoConfig.from_pretrained(base, revision=config.revision, trust_remote_code=False)
+    text = found.get_text_config()
     if config.window is not None:
-        found.max_position_embeddings = config.window
+        text.max_position_embeddings = config.window
     if config.rope_theta is not None:
-        found.rope_parameters = {**(found.rope_parameters or {}), "rope_theta": config.rope_theta}
+        text.rope_parameters = {**(text.rope_parameters or {}), "rope_theta": config.rope_theta}
     return found
 
 
@@ -103,6 +104,7 @@ def load_student(config: TrainConfig, base: str, device: torch.device) -> Studen
 
     Raises:
         InputError: an architecture that packed training cannot do exactly.
+        FileError: no weights can be loaded from there; pickled ones are not.
     """
     attention.register()
     logging.disable_progress_bar()
@@ -112,13 +114,22 @@ def load_student(config: TrainConfig, base: str, device: torch.device) -> Studen
     # At stage 0 DeepSpeed would accumulate bf16 gradients in bf16; fp32 weights under autocast do not.
     autocast = bf16 and config.zero_stage == 0
     frozen_or_sharded = bf16 and (config.zero_stage > 0 or config.method == "lora")
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        base,
-        config=found,
-        revision=config.revision,
-        attn_implementation=attention.NAME,
-        dtype=torch.bfloat16 if frozen_or_sharded else torch.float32,
-    )
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base,
+            config=found,
+            revision=config.revision,
+            attn_implementation=attention.NAME,
+            dtype=torch.bfloat16 if frozen_or_sharded else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        if known := shown(error):
+            raise known from error
+        raise FileError(
+            f"{base}: its weights cannot be loaded: {error}; expected safetensors of a model type that transformers has"
+        ) from error
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise InputError(f"{base}: its output head is {head}, expected a linear layer without bias; take another base")
@@ -148,8 +159,9 @@ def _with_adapters(model: Any, config: TrainConfig) -> Any:
 
 
 def _refuse_unpackable(found: Any, config: TrainConfig) -> None:
-    kinds = set(getattr(found, "layer_types", None) or ["full_attention"]) - {"full_attention", "sliding_attention"}
-    odd = [name for name in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(found, name, None)]
+    text = found.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"]) - {"full_attention", "sliding_attention"}
+    odd = [name for name in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(text, name, None)]
     if kinds or odd:
         raise InputError(
             f"{found.model_type}: has {', '.join([*sorted(kinds), *odd])}, which packed training would leave out; "
@@ -168,7 +180,7 @@ def student_size(student: Student) -> dict[str, int]:
 
 def attention_span(found: Any) -> float:
     """Trace length at which causal attention costs as much as the linear layers: 24 h^2 against 2 h T a token."""
-    return 12.0 * float(found.hidden_size)
+    return 12.0 * float(found.get_text_config().hidden_size)
 
 
 def save_student(student: Student, config: TrainConfig, base: str, folder: Path, gather: Gather, writes: bool) -> None:

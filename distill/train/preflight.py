@@ -9,6 +9,8 @@ from distill.base.chat import load_tokenizer, tokenizer_problems
 from distill.base.errors import FileError
 from distill.train.config import RandomModel, TrainConfig
 
+NEEDED = ("vocab_size", "max_position_embeddings", "hidden_size")
+
 
 def check(config: TrainConfig) -> list[str]:
     """Problems of the configured base; loads its tokenizer and configuration, not its weights."""
@@ -24,16 +26,35 @@ def base_problems(config: TrainConfig, base: str) -> list[str]:
     if problem := _folder_problem(base):
         return [problem]
     try:
-        found: Any = AutoConfig.from_pretrained(base, revision=config.revision)
+        found: Any = AutoConfig.from_pretrained(base, revision=config.revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if "custom code" in str(error):
+            return [
+                f"{base}: its configuration asks for code of its own, which is never run; take a base whose "
+                "architecture transformers has (Qwen2, Qwen3, Llama)"
+            ]
         return [f"{base}: no model configuration can be read ({_first_line(error)}); check the name and revision"]
+    text = found.get_text_config()
+    missing = [name for name in NEEDED if not isinstance(getattr(text, name, None), int)]
+    if missing:
+        return [
+            f"{base}: the configuration of {found.model_type} names no {' and no '.join(missing)}; expected a causal "
+            "language model with a rotary embedding (Qwen2, Qwen3, Llama)"
+        ]
     tokenizer, problems = _tokenizer(base, config.revision)
-    if tokenizer is not None and len(tokenizer) > found.vocab_size:
+    if tokenizer is not None and len(tokenizer) > text.vocab_size:
         problems.append(
-            f"{base}: the tokenizer has {len(tokenizer)} tokens, the model's embedding {found.vocab_size} rows; "
+            f"{base}: the tokenizer has {len(tokenizer)} tokens, the model's embedding {text.vocab_size} rows; "
             "use the tokenizer that belongs to the model"
         )
-    return problems + _window_problems(config, base, found.max_position_embeddings)
+    return problems + _pickled(base) + _window_problems(config, base, text.max_position_embeddings)
+
+
+def _pickled(base: str) -> list[str]:
+    """Weights that only unpickling could read; of a hub name that is found when it is loaded."""
+    if not Path(base).is_dir() or any(Path(base).glob("*.safetensors")):
+        return []
+    return [f"{base}: holds no *.safetensors; pickled weights are never loaded, convert them first"]
 
 
 def _random_problems(config: TrainConfig, base: RandomModel) -> list[str]:

@@ -29,12 +29,14 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs. `base`: folder or hub name; `work`: tokens and checkpoints, removed at the end."""
+    """What a worker needs. `base`: folder or hub name; `work`: tokens and checkpoints, removed at the end; `source`:
+    names configuration and mixture."""
 
     config: TrainConfig
     base: str
     out: Path
     work: Path
+    source: str
     gpu: bool
 
 
@@ -91,8 +93,11 @@ def _train(job: Job, world: World) -> None:
         began = time.monotonic()
     if world.first:
         check_times(job.out, data.names, config.epochs)
-        write_json(job.work / RESULT, student_size(student))
+    sizes = student_size(student)
     save_student(student, config, job.base, job.out / "final", engine.gather, world.first)
+    if world.first:  # the last file: from here on nothing is trained again
+        ran = {"examples": len(data.names), "zero_stage": config.zero_stage, "workers": world.workers}
+        write_json(job.out / RESULT, {"source": job.source, **ran, **sizes})
     engine.close()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from distill.base.chat import training_target
+from distill.base.chat import Marks, training_target, turn_marks
 from distill.base.errors import InputError
 
 COLUMNS = datasets.Features(
@@ -69,7 +69,7 @@ def write_tokens(folder: Path, tokenizer: Any, mixture: Path, limits: Limits) ->
         raise InputError("the mixture holds no examples, expected at least 1; loosen the filters (see the kept stage)")
     rows = datasets.Dataset.from_parquet(str(mixture), cache_dir=str(work / "cache"))
     encoded = rows.map(
-        partial(_encoded, tokenizer),
+        partial(_encoded, tokenizer, turn_marks(tokenizer)),
         remove_columns=[name for name in rows.column_names if name != "id"],
         features=COLUMNS,
         num_proc=os.cpu_count() if len(rows) > ROWS_FOR_PROCESSES else None,
@@ -81,9 +81,9 @@ def write_tokens(folder: Path, tokenizer: Any, mixture: Path, limits: Limits) ->
     shutil.rmtree(work)
 
 
-def _encoded(tokenizer: Any, example: dict[str, Any]) -> dict[str, Any]:
+def _encoded(tokenizer: Any, marks: Marks, example: dict[str, Any]) -> dict[str, Any]:
     try:
-        target = training_target(tokenizer, example["messages"])
+        target = training_target(tokenizer, example["messages"], marks)
     except InputError as error:
         raise InputError(f"trace {example['id']}: {error}") from None
     return {
