@@ -18,6 +18,7 @@ import numpy
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
     LogitsProcessor,
@@ -28,7 +29,7 @@ from transformers import (
 )
 
 from distill.base.chat import load_tokenizer, stop_token_id, tokenizer_problems
-from distill.base.errors import DistillError, FileError, InputError
+from distill.base.errors import DiskFullError, DistillError, FileError, InputError, shown
 from distill.base.fingerprint import fingerprint
 from distill.base.records import content_id
 from evals.outcomes import Completion
@@ -67,7 +68,7 @@ class Loaded:
     @property
     def window(self) -> int:
         """Prompt and completion together must fit into this many tokens."""
-        return int(getattr(self.model.config, "max_position_embeddings", 2048))
+        return window_of(self.model.config)
 
     @property
     def template_digest(self) -> str:
@@ -75,26 +76,64 @@ class Loaded:
         return fingerprint(str(self.tokenizer.chat_template))
 
 
-def load(name: str, folder: str, device: str = "auto", tokenizer_folder: str | None = None) -> Loaded:
+def window_of(config: Any) -> int:
+    """How many tokens a model's configuration gives prompt and completion together."""
+    return int(getattr(config.get_text_config(), "max_position_embeddings", 2048))
+
+
+def window(name: str, folder: str, revision: str | None = None) -> int:
+    """A model's window from its configuration alone, without its weights.
+
+    Raises:
+        FileError: there is no configuration, or it asks for code of its own.
+    """
+    with quiet(), _loading(name, folder):
+        return window_of(AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False))
+
+
+@contextlib.contextmanager
+def _loading(name: str, folder: str) -> Iterator[None]:
+    """What transformers raises, as the user's error; a full disk stays a full disk."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(known := shown(error), DiskFullError):
+            raise known from error
+        if "custom code" in str(error):
+            raise FileError(
+                f"{name}: {folder} asks for code of its own, which is never run; take a model whose architecture "
+                "transformers has"
+            ) from error
+        raise FileError(f"{name}: no model can be loaded from {folder}: {error}") from error
+
+
+def load(
+    name: str, folder: str, device: str = "auto", tokenizer_folder: str | None = None, revision: str | None = None
+) -> Loaded:
     """Load a folder (plain or quantized, as its config.json says) or a hub name, in the type it is stored in.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1".
         tokenizer_folder: whose tokenizer and template to use when the model's own has no template (base models).
+        revision: commit, branch or tag of a hub name.
 
     Raises:
         FileError: nothing can be loaded from there.
         InputError: neither tokenizer has a usable chat template.
     """
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        tokenizer = load_tokenizer(folder)
+    with quiet(), _loading(name, folder):
+        tokenizer = load_tokenizer(folder, revision)
         if tokenizer_folder and not tokenizer.chat_template:
             tokenizer = load_tokenizer(tokenizer_folder)
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map={"": place})
-    except (OSError, ValueError) as error:
-        raise FileError(f"{name}: no model can be loaded from {folder}: {error}") from error
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            revision=revision,
+            dtype="auto",
+            device_map={"": place},
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     problems = tokenizer_problems(tokenizer, name, training=False)
     if problems:
         raise InputError("\n".join(problems))

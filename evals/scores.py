@@ -49,12 +49,14 @@ class ScoresConfig(Config):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model to score. `folder`: where it lies, or its name on the hub. `spare`: a tokenizer for base models."""
+    """A model to score. `folder`: where it lies, or its name on the hub, there in a `revision`. `spare`: a tokenizer
+    for base models."""
 
     name: str
     folder: str
     quantization: str | None = None
     spare: str | None = None
+    revision: str | None = None
 
 
 def check(config: ScoresConfig) -> list[str]:
@@ -79,6 +81,7 @@ def scores(config: ScoresConfig, inputs: Inputs, out: Path, progress: Progress) 
     if not questions:
         raise InputError(f"{inputs['questions'].path}: no questions to score on; the artifact is empty")
     models = candidates(inputs)
+    refuse_narrow(config, models)
     (out / DONE).mkdir(exist_ok=True)
     facts = {}
     for model in models:
@@ -100,17 +103,44 @@ def candidates(inputs: Inputs) -> list[Candidate]:
     student = inputs["student"]
     final = str(student.path / "final")
     teacher = inputs["traces"].summary.get("teacher") or {}
-    base = str(student.path / "base") if student.summary.get("base_folder") else str(student.summary["base"])
+    base, revision = str(student.summary["base"]), student.summary.get("revision")
+    if student.summary.get("base_folder"):
+        base, revision = str(student.path / "base"), None
     copies = inputs["quantized"]
     return [
-        *([Candidate("teacher", str(teacher["model"]))] if teacher.get("model") else []),
-        Candidate("base", base, spare=final),
+        *(
+            [Candidate("teacher", str(teacher["model"]), revision=teacher.get("revision"))]
+            if teacher.get("model")
+            else []
+        ),
+        Candidate("base", base, spare=final, revision=revision),
         Candidate("student", str(inputs["weights"].path / "model")),
         *(
             Candidate(f"student-{method}", str(copies.path / method), quantization=method)
             for method in _methods(copies)
         ),
     ]
+
+
+def refuse_narrow(config: ScoresConfig, models: Sequence[Candidate]) -> None:
+    """Raise InputError when a model's window has no room for the budget, before hours go into the others.
+
+    Raises:
+        FileError: a model's configuration cannot be read.
+    """
+    from evals import generate
+
+    windows = {}
+    for model in models:
+        with generate.offline(Path(model.folder).exists()):
+            windows[model.name] = generate.window(model.name, model.folder, model.revision)
+    narrow = {name: window for name, window in windows.items() if window <= config.max_new_tokens}
+    if narrow:
+        raise InputError(
+            f"scores.max_new_tokens is {config.max_new_tokens}, but prompt and answer together must fit into every "
+            f"model's window, and it is {', '.join(f'{window} for {name}' for name, window in narrow.items())}; set "
+            f"scores.max_new_tokens to {max(1, min(narrow.values()) // 2)} or less"
+        )
 
 
 def _methods(copies: Artifact) -> list[str]:
@@ -144,7 +174,7 @@ def _scored(
     progress.say(f"{model.name}: loading {model.folder}")
     local = Path(model.folder).exists()
     with generate.offline(local), generate.threads(config.threads):
-        loaded = generate.load(model.name, model.folder, config.device, model.spare)
+        loaded = generate.load(model.name, model.folder, config.device, model.spare, model.revision)
         on_cpu = loaded.model.device.type == "cpu"
         sampling = generate.Sampling(config.k, config.temperature, config.top_p, config.max_new_tokens, config.seed)
         if config.threads is None and on_cpu:

@@ -61,17 +61,19 @@ def score_interval(values: Sequence[float], k: int, alpha: float = ALPHA) -> tup
     n <= m <= n k: unlike p +- 2 SE it stays inside [0, 1] and does not shrink to a point when every question is right.
 
     Args:
-        values: one mean a question, in [0, 1].
+        values: one mean a question, in [0, 1]. One question alone says nothing about others: the whole range.
         k: samples a question.
     """
     n = len(values)
     if n == 0:
         raise ValueError("an interval needs at least one question; found none")
+    if n == 1:
+        return 0.0, 1.0
     p = min(1.0, max(0.0, sum(values) / n))
     error = standard_error(values)
     spread = p * (1 - p)
-    m = n if n < 2 or spread < TIE else n * k if error < TIE else min(n * k, max(n, spread / error**2))
-    z = NormalDist().inv_cdf(1 - alpha / 2) if n < 4 else t_quantile(1 - alpha / 2, n - 1)
+    m = n if spread < TIE else n * k if error < TIE else min(n * k, max(n, spread / error**2))
+    z = t_quantile(1 - alpha / 2, n - 1)
     centre = (p + z**2 / (2 * m)) / (1 + z**2 / m)
     half = z / (1 + z**2 / m) * math.sqrt(spread / m + z**2 / (4 * m**2))
     # At 0 and 1 the bound is exact; rounding would leave 1e-17.
@@ -88,16 +90,24 @@ def pass_at(k: int, samples: int, right: int) -> float:
 def difference_interval(differences: Sequence[float], alpha: float = ALPHA) -> tuple[float, float]:
     """Confidence interval of the mean paired difference: mean +- t SE [M, sec. 4.2].
 
-    When no question differs, SE is 0 and says nothing; then the bound is what n equal questions allow: the share of
-    questions that would differ is below 1 - alpha^(1/n) (Clopper-Pearson with no event; 3/n at 95%).
+    When all questions differ by the same, SE is 0 and says nothing; then the bound is what n equal questions allow.
+    The share of questions that would do otherwise is below q (Clopper-Pearson with no event), and those could lie
+    anywhere in [-1, 1]: from d - q (1 + d) to d + q (1 - d). Without a difference q = 1 - alpha^(1/n) (3/n at 95%);
+    with one q = 1 - (alpha/2)^(1/n), which for d = 1 leaves out 0 just when the two-sided sign test does.
     """
     n = len(differences)
     mean = sum(differences) / n
-    if all(abs(value) < TIE for value in differences):
-        half = 1 - alpha ** (1 / n)
-    else:
-        half = t_quantile(1 - alpha / 2, n - 1) * standard_error(differences)
+    if n == 1:
+        return -1.0, 1.0
+    if _all_equal(differences):
+        other = 1 - (alpha if abs(mean) < TIE else alpha / 2) ** (1 / n)
+        return mean - other * (1 + mean), mean + other * (1 - mean)
+    half = t_quantile(1 - alpha / 2, n - 1) * standard_error(differences)
     return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def _all_equal(values: Sequence[float]) -> bool:
+    return max(values) - min(values) < TIE
 
 
 def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
@@ -123,12 +133,13 @@ def sign_flip_p(differences: Sequence[float], seed: int = 0) -> float:
 def smallest_detectable(differences: Sequence[float]) -> float | None:
     """The true difference that is found in 80% of repetitions at 5%: (1.96 + 0.84) SE [M, sec. 5].
 
-    With no difference on any question, the bound of `difference_interval`; None for a single question.
+    With the same difference on every question, the bound of `difference_interval`; None for a single question.
     """
     if len(differences) < 2:
         return None
-    if all(abs(value) < TIE for value in differences):
-        return difference_interval(differences)[1]
+    if _all_equal(differences):
+        low, high = difference_interval(differences)
+        return (high - low) / 2
     return 2.8 * standard_error(differences)
 
 
@@ -150,14 +161,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired(differences: Sequence[float], *, margin: float, seed: int = 0) -> dict[str, Any]:
-    """All that is said of one paired comparison; `differences` are b - a, one a question, in [-1, 1]."""
+    """All that is said of one paired comparison; `differences` are b - a, one a question, in [-1, 1].
+
+    Few questions give t intervals that leave out 0 where the exact test cannot (n < 6: p is never below 0.05), and
+    the other way round. Interval and p are made to agree, each time for the weaker claim.
+    """
     if not differences:
         raise ValueError("a comparison needs at least one question; found none")
+    difference = sum(differences) / len(differences)
     low, high = difference_interval(differences)
     p = sign_flip_p(differences, seed)
+    if p >= ALPHA:
+        low, high = min(low, 0.0), max(high, 0.0)
     within = equivalent(differences, margin)
     return {
-        "difference": sum(differences) / len(differences),
+        "difference": difference,
         "low": low,
         "high": high,
         "p": p,
@@ -167,18 +185,19 @@ def paired(differences: Sequence[float], *, margin: float, seed: int = 0) -> dic
         "margin": margin,
         "within_margin": within,
         "smallest_detectable": smallest_detectable(differences),
-        "verdict": verdict(sum(differences), p, within, margin),
+        "verdict": verdict(difference, low, high, p, within, margin),
     }
 
 
-def verdict(difference: float, p: float, within: bool, margin: float) -> str:
+def verdict(difference: float, low: float, high: float, p: float, within: bool, margin: float) -> str:
     """One of: equivalent within the margin, better, worse, not distinguishable.
 
-    Equivalence comes first: who sets a margin has said that what is smaller does not matter, significant or not.
+    Better and worse need both p and an interval without 0. Equivalence comes first: who sets a margin has said that
+    what is smaller does not matter, significant or not.
     """
     if within:
         return f"equivalent within ±{100 * margin:g} points"
-    if p < ALPHA:
+    if p < ALPHA and not low <= 0 <= high:
         return "better" if difference > 0 else "worse"
     return "not distinguishable"
 
@@ -190,7 +209,9 @@ def settle(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             **found,
             "p_holm": p,
-            "verdict": verdict(found["difference"], p, found["within_margin"], found["margin"]),
+            "verdict": verdict(
+                found["difference"], found["low"], found["high"], p, found["within_margin"], found["margin"]
+            ),
         }
         for found, p in zip(comparisons, adjusted, strict=True)
     ]

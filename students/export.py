@@ -111,15 +111,28 @@ def load_student(
 
     final = student.path / "final"
     if (final / "adapter_config.json").is_file():
-        return _merged(final, base_of(student), config, probes)
+        return _merged(student, config, probes)
     if not (final / "config.json").is_file():
         raise FileError(f"{final}: neither a model (config.json) nor an adapter (adapter_config.json) is in there")
     return models.load_model(final, config.dtype), None
 
 
-def _merged(
-    final: Path, base: str, config: ExportConfig, probes: list[list[int]]
-) -> tuple[PreTrainedModel, float | None]:
+def _base_as_trained(student: Artifact, dtype: str) -> PreTrainedModel:
+    """The base of an adapter: the revision that was trained on, with the window and rotary base of the training."""
+    from students import models
+
+    base, facts = base_of(student), student.summary
+    revision = None if facts.get("base_folder") else facts.get("revision")
+    found = models.read_config(base, revision)
+    text = found.get_text_config()
+    if facts.get("window") is not None:
+        text.max_position_embeddings = facts["window"]
+    if facts.get("rope_theta") is not None:
+        text.rope_parameters = {**(text.rope_parameters or {}), "rope_theta": facts["rope_theta"]}
+    return models.load_model(base, dtype, config=found, revision=revision)
+
+
+def _merged(student: Artifact, config: ExportConfig, probes: list[list[int]]) -> tuple[PreTrainedModel, float | None]:
     """Merge an adapter into its base: in float32, rounded once, one layer at a time."""
     import torch
     from peft import PeftModel
@@ -127,7 +140,8 @@ def _merged(
 
     from students import models
 
-    model: Any = PeftModel.from_pretrained(models.load_model(base, config.dtype), final)
+    final = student.path / "final"
+    model: Any = PeftModel.from_pretrained(_base_as_trained(student, config.dtype), final)
     model.eval()
     dtype = model.get_base_model().dtype
     before = torch.log_softmax(models.logits(model, probes), -1)
@@ -144,8 +158,8 @@ def _merged(
     limit = MERGE_TOLERANCE if dtype == torch.float32 else 25 * MERGE_TOLERANCE
     if error > limit:
         raise DistillError(
-            f"{final}: merging the adapter into {base} changes log-probabilities by up to {error:.3f}, expected below "
-            f"{limit}: the layers of this base do not hold the sum; export with dtype float32"
+            f"{final}: merging the adapter into {base_of(student)} changes log-probabilities by up to {error:.3f}, "
+            f"expected below {limit}: the layers of this base do not hold the sum; export with dtype float32"
         )
     return merged, error
 
@@ -158,7 +172,7 @@ def settle_generation(model: PreTrainedModel, tokenizer: Any, config: ExportConf
     from transformers import GenerationConfig
 
     stops = list(dict.fromkeys([stop_token_id(tokenizer), tokenizer.eos_token_id]))
-    window = getattr(model.config, "max_position_embeddings", 2048)
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", 2048)
     model.generation_config = GenerationConfig(
         do_sample=True,
         temperature=config.temperature,

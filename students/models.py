@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from distill.base.chat import prompt_ids
-from distill.base.errors import DistillError, FileError
+from distill.base.errors import DiskFullError, DistillError, FileError, shown
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PROBES = (
@@ -32,22 +32,48 @@ PROBES = (
 def load_model(folder: Path | str, dtype: str = "auto", **options: Any) -> PreTrainedModel:
     """A causal language model in evaluation mode, on the CPU unless `device_map` says otherwise.
 
+    Only safetensors are read, and no code of the folder's own is run.
+
     Raises:
         FileError: nothing can be loaded from there.
     """
-    try:
-        with quiet():
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **{"device_map": "cpu", **options})
-    except (OSError, ValueError) as error:
-        raise FileError(f"{folder}: no model can be loaded: {error}") from error
+    chosen = {"device_map": "cpu", "use_safetensors": True, "trust_remote_code": False, **options}
+    with quiet(), _loading(folder):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **chosen)
     return model.eval()
+
+
+def read_config(folder: Path | str, revision: str | None = None) -> Any:
+    """The configuration of a folder or hub name.
+
+    Raises:
+        FileError: there is none, or it asks for code of its own.
+    """
+    with quiet(), _loading(folder):
+        return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def _loading(folder: Path | str) -> Iterator[None]:
+    """What transformers raises, as the user's error; a full disk stays a full disk."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(known := shown(error), DiskFullError):
+            raise known from error
+        if "custom code" in str(error):
+            raise FileError(
+                f"{folder}: asks for code of its own, which is never run; take a model whose architecture "
+                "transformers has"
+            ) from error
+        raise FileError(f"{folder}: no model can be loaded: {error}") from error
 
 
 def skeleton(folder: Path | str) -> PreTrainedModel:
     """The model that a folder's config.json describes, on the meta device: all shapes, no memory."""
-    config = AutoConfig.from_pretrained(folder)
+    config = read_config(folder)
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32, trust_remote_code=False)
     model.tie_weights()
     return model.eval()
 

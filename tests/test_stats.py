@@ -94,6 +94,35 @@ def test_a_clear_difference_is_better_one_way_and_worse_the_other() -> None:
     assert stats.paired([-value for value in better], margin=0.02)["verdict"] == "worse"
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 10, 20])
+@pytest.mark.parametrize("gap", [1.0, -1.0, 0.25])
+@pytest.mark.parametrize("noise", [0.0, 0.001])
+def test_interval_and_verdict_agree_when_all_questions_differ_alike(n: int, gap: float, noise: float) -> None:
+    found = stats.paired([gap * (1 - noise * (number % 2)) for number in range(n)], margin=0.02)
+    assert found["low"] <= found["difference"] + 1e-12 and found["difference"] <= found["high"] + 1e-12
+    assert found["high"] - found["low"] > (0.05 if noise == 0 else 0)
+    holds_zero = found["low"] <= 0 <= found["high"]
+    assert holds_zero == (found["verdict"] == "not distinguishable")
+    assert found["smallest_detectable"] > 0
+    if n < 6:
+        assert holds_zero, "no test of five questions or fewer reaches 5%"
+
+
+def test_equal_differences_are_bounded_by_what_their_number_allows() -> None:
+    other = 1 - 0.025 ** (1 / 5)
+    assert stats.difference_interval([1.0] * 5) == pytest.approx((1 - 2 * other, 1.0))
+    assert stats.difference_interval([0.5] * 5) == pytest.approx((0.5 - 1.5 * other, 0.5 + 0.5 * other))
+    assert stats.difference_interval([0.0] * 5) == pytest.approx((-(1 - 0.05**0.2), 1 - 0.05**0.2))
+
+
+def test_fewer_questions_never_say_more() -> None:
+    for score in (0.0, 0.5, 1.0):
+        widths = [high - low for low, high in (stats.score_interval([score] * n, 1) for n in range(1, 9))]
+        assert widths == sorted(widths, reverse=True)
+    assert stats.score_interval([1.0], 4) == (0.0, 1.0)
+    assert stats.difference_interval([0.0]) == stats.difference_interval([1.0]) == (-1.0, 1.0)
+
+
 def test_identical_models_are_equivalent_only_when_there_are_enough_questions() -> None:
     assert stats.paired([0.0] * 20, margin=0.02)["verdict"] == "not distinguishable"
     assert stats.paired([0.0] * 200, margin=0.02)["verdict"] == "equivalent within ±2 points"

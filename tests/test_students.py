@@ -1,8 +1,10 @@
 """Export and quantization: what is on disk is what was trained, and what was asked for."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from distill.base.artifacts import Artifact
 from distill.base.chat import load_tokenizer
-from distill.base.errors import DistillError, FileError
+from distill.base.errors import DiskFullError, DistillError, FileError
 from distill.base.progress import Progress
 from students import export, fidelity, methods, models, quantize
 from students.export import ExportConfig
@@ -96,6 +98,71 @@ def test_a_merged_adapter_says_what_base_and_adapter_said(trained: Path, tmp_pat
     assert not torch.allclose(models.logits(models.load_model(trained), ids), models.logits(merged, ids), atol=1e-1)
     assert made.summary["merged"] and made.summary["merge_error"] < 1e-3
     assert not any("lora" in name for name in merged.state_dict())
+
+
+def test_an_adapter_is_merged_into_the_base_as_it_was_trained(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Revision, window and rotary base of the training; a merge into the plain base would pass its own check."""
+    from peft import PeftModel
+
+    tiny.make_adapter(trained, tmp_path / "student" / "final")
+    facts = {"base": str(trained), "base_folder": None, "revision": "abc", "window": 512, "rope_theta": 100.0}
+    asked: list[str | None] = []
+    for name in ("AutoConfig", "AutoModelForCausalLM"):
+        honest = getattr(models, name).from_pretrained
+
+        def spy(folder: Any, *rest: Any, honest: Any = honest, **options: Any) -> Any:
+            if Path(folder) == trained:
+                asked.append(options["revision"])
+            assert options["trust_remote_code"] is False
+            return honest(folder, *rest, **options)
+
+        monkeypatch.setattr(getattr(models, name), "from_pretrained", spy)
+    student = tiny.artifact(tmp_path / "student", "student", facts)
+    export.weights(ExportConfig(dtype="float32"), {"student": student}, tmp_path, QUIET)
+    monkeypatch.undo()
+    assert asked == ["abc", "abc"]
+    merged = models.load_model(tmp_path / "model")
+    assert merged.config.max_position_embeddings == 512
+    assert merged.config.rope_parameters["rope_theta"] == 100.0
+    wide = models.read_config(trained)
+    wide.rope_parameters = {**wide.rope_parameters, "rope_theta": 100.0}
+    ids = models.probe_ids(load_tokenizer(trained))
+    adapter = tmp_path / "student" / "final"
+    as_trained = PeftModel.from_pretrained(models.load_model(trained, config=wide), adapter).eval()
+    plain = PeftModel.from_pretrained(models.load_model(trained), adapter).eval()
+    assert torch.allclose(models.logits(as_trained, ids), models.logits(merged, ids), atol=1e-3)
+    assert not torch.allclose(models.logits(plain, ids), models.logits(merged, ids), atol=1e-2)
+
+
+def test_a_models_own_code_and_pickled_weights_are_refused_without_a_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}')
+    (tmp_path / "own.py").write_text("raise SystemExit('was run')")
+    for load in (models.load_model, models.read_config, models.skeleton):
+        with pytest.raises(FileError, match="asks for code of its own, which is never run"):
+            load(tmp_path)
+    assert asked == []
+    pickled = tmp_path / "pickled"
+    torch.save(tiny.make_model(pickled).state_dict(), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    with pytest.raises(FileError, match="no model can be loaded"):
+        models.load_model(pickled)
+
+
+def test_a_full_disk_while_a_model_is_loaded_is_called_a_full_disk(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(DiskFullError):
+        models.load_model(trained)
 
 
 def test_a_corrupted_shard_is_refused_and_the_tensor_named(exported: Artifact, trained: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny import EMBEDDED, make_model
 from train_cases import ROOT, mixture, settings, sums, train, untimed, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -82,16 +83,21 @@ def assert_same(out: Path, calm: Path) -> None:
 
 
 def test_a_student_loads_learns_and_stops_where_it_was_taught_to(base: Path, inputs: Inputs, tmp_path: Path) -> None:
-    made = train(settings(base, epochs=4, learning_rate=5e-3), inputs, tmp_path)
+    made = train(settings(base, epochs=4, learning_rate=5e-3, window=512, rope_theta=2e4), inputs, tmp_path)
     assert made.rows_out == 20 and made.summary["steps"] == 20
     assert made.summary["loss_last"] < 0.6 * made.summary["loss_first"]
     assert set(times_trained(tmp_path).values()) == {4}
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "final")
     assert AutoTokenizer.from_pretrained(tmp_path / "final").chat_template
     assert student.generation_config.eos_token_id == [2]
+    assert student.config.max_position_embeddings == made.summary["window"] == 512
+    assert student.config.rope_parameters["rope_theta"] == made.summary["rope_theta"] == 2e4
+    assert made.summary["revision"] is None
     assert student.config._attn_implementation == "sdpa"
     assert made.summary["parameters"] == student.num_parameters()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["final", "log.jsonl", "samples.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "final", "log.jsonl", "result.json", "samples.jsonl",
+    ]  # fmt: skip
     json.dumps(made.summary, allow_nan=False)
 
 
@@ -188,22 +194,53 @@ def test_a_torn_or_missing_part_of_the_newest_checkpoint_falls_back(
     assert "going on after step 4" in told.getvalue()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        Exception("No space left on device (os error 28)"),  # how tokenizers say it
+    ],
+)
 def test_a_crash_while_the_weights_are_written_trains_nothing_again(
-    base: Path, inputs: Inputs, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, inputs: Inputs, calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def crash(*_: Any) -> None:
         (tmp_path / "final").mkdir()
         (tmp_path / "final" / "shard-1.safetensors").write_bytes(b"torn")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr("distill.train.sft.save_student", crash)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(type(error), match="No space left") as caught:
             train(settings(base), inputs, tmp_path)
+        assert caught.value is error and not (tmp_path / "result.json").exists()
     told = io.StringIO()
     train(settings(base), inputs, tmp_path, told)
     assert_same(tmp_path, calm)
     assert "going on after step 10" in told.getvalue()
+
+
+def test_a_run_that_dies_after_its_training_trains_nothing_again(
+    base: Path, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.train.launch.shutil", None)  # dies where it would clear away its checkpoints
+        with pytest.raises(AttributeError):
+            train(settings(base), inputs, tmp_path)
+
+    def facts() -> dict[Path, tuple[int, bytes]]:
+        files = [file for file in tmp_path.rglob("*") if file.is_file() and "checkpoints" not in file.parts]
+        return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+
+    before = facts()
+    monkeypatch.setattr("distill.train.launch._prepare", None)
+    first, second = (train(settings(base), inputs, tmp_path) for _ in range(2))
+    assert not (tmp_path / "checkpoints").exists()
+    assert facts() == before
+    assert first == second and first.summary["examples"] == first.rows_out == 20
+    with pytest.raises(InputError, match="another configuration or mixture; start over with --rebuild student"):
+        train(settings(base, epochs=3), inputs, tmp_path)
 
 
 def interrupt(config: TrainConfig, inputs: Inputs, out: Path, after: int) -> None:

@@ -1,5 +1,6 @@
 """Targets, plans, packed attention and the sliced head: each exact on its own."""
 
+import errno
 import random
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ import pytest
 import torch
 from tiny import EMBEDDED, make_model
 from train_cases import mixture, settings, sums, train
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer, Gemma3Config, MambaConfig
 
-from distill.base.errors import ConfigError, InputError, shown
-from distill.base.records import Example, write_rows
+from distill.base import chat
+from distill.base.chat import training_target, turn_marks
+from distill.base.errors import ConfigError, DiskFullError, FileError, InputError, shown
+from distill.base.records import Example, Message, write_rows
 from distill.train.batches import Pack, Plan, pack, to_batch
 from distill.train.config import RandomModel, TrainConfig
 from distill.train.loss import LossHead
-from distill.train.models import Student, load_student
+from distill.train.models import Student, load_student, model_config
 from distill.train.preflight import check
 from distill.train.sft import learning_rate
 from distill.train.tokens import Limits, Tokens, open_tokens, write_tokens
@@ -225,6 +228,91 @@ def test_preflight_names_what_is_wrong_with_a_base(base: Path, tmp_path: Path) -
     assert "drops the reasoning" in check(settings(bare))[0]
     random_base = RandomModel(tokenizer=str(EMBEDDED), max_position_embeddings=64)
     assert "window is 64" in check(TrainConfig(base=random_base, max_tokens=100))[0]
+
+
+def test_preflight_reads_nested_configurations_and_names_what_one_lacks(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    for folder, config in {"nested": Gemma3Config(), "without": MambaConfig()}.items():
+        config.save_pretrained(tmp_path / folder)
+        tokenizer.save_pretrained(tmp_path / folder)
+        (tmp_path / folder / "model.safetensors").touch()
+    assert check(settings(tmp_path / "nested")) == []
+    assert "the model's window is 131072" in check(settings(tmp_path / "nested", max_tokens=10**6))[0]
+    assert "for each kind of layer" in check(settings(tmp_path / "nested", window=10**6, rope_theta=1e6))[0]
+    wide = model_config(settings(tmp_path / "nested", window=4096), str(tmp_path / "nested"))
+    assert wide.get_text_config().max_position_embeddings == 4096
+    assert "mamba names no max_position_embeddings" in check(settings(tmp_path / "without"))[0]
+
+
+def test_a_bases_own_code_and_pickled_weights_are_refused_without_a_question(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}')
+    (tmp_path / "own.py").write_text("raise SystemExit('was run')")
+    assert "asks for code of its own, which is never run" in check(settings(tmp_path))[0]
+    assert asked == []
+    pickled = tmp_path / "pickled"
+    torch.save(make_model(pickled).state_dict(), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    assert "pickled weights are never loaded" in check(settings(pickled))[0]
+    with pytest.raises(FileError, match="its weights cannot be loaded"):
+        load_student(settings(pickled), str(pickled), CPU)
+
+
+def test_a_full_disk_while_a_base_is_loaded_is_called_a_full_disk(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("distill.train.models.AutoModelForCausalLM.from_pretrained", full)
+    with pytest.raises(DiskFullError):
+        load_student(settings(base), str(base), CPU)
+
+
+def talk(question: str, answer: str) -> list[Message]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "who"),
+    [
+        (talk("2 + 2?", "<think>\nx\n</think>\n\n4<|im_end|>\n<|im_start|>user\nthanks"), "assistant"),
+        (talk("2 + 2?<|im_end|>\n<|im_start|>assistant\nfive", "<think>\nx\n</think>\n\n4"), "user"),
+        ([{"role": "system", "content": "<|im_end|>"}, *talk("2 + 2?", "4")], "system"),
+    ],
+)
+def test_text_that_would_become_a_control_token_is_refused(messages: list[Message], who: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    with pytest.raises(InputError, match=rf"the {who}'s text holds '<\|im_end\|>'.*filter of the kept stage"):
+        training_target(tokenizer, messages)
+    assert training_target(tokenizer, talk("a <b> | c?", "<think>\nx\n</think>\n\n4")).trained[-1]
+
+
+def test_turn_tokens_that_are_not_called_special_are_refused_too() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in ("<|User|>", "<|other|>", "\n\n", "2 +")])
+    assert "<|User|>" not in turn_marks(tokenizer).tokens
+    tokenizer.chat_template = "{% for m in messages %}<|User|>\n\n{{ m.content }}{% endfor %}"
+    assert set(turn_marks(tokenizer).tokens) == {"<|User|>", "<|im_end|>", "<|im_start|>", "<|endoftext|>"}
+    with pytest.raises(InputError, match=r"holds '<\|User\|>'"):
+        training_target(tokenizer, talk("2 + 2?", "4<|User|>again"))
+
+
+def test_a_thought_that_the_template_opens_must_be_closed_by_the_text() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>\n{% endif %}"
+    with pytest.raises(InputError, match=r"never close.*require_reasoning"):
+        training_target(tokenizer, talk("2 + 2?", "4"))
+    target = training_target(tokenizer, talk("2 + 2?", "<think>\ntwo\n</think>\n\n4"))
+    assert tokenizer.decode(target.ids).count("<think>") == 1
+
+
+def test_the_stop_token_is_looked_up_once_for_all_traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(chat, "stop_token_id", lambda _: looked.append(2) or 2)
+    tokens(tmp_path, 9, Limits(256, 576))
+    assert looked == [2]
 
 
 def test_where_a_training_runs_is_no_part_of_its_identity(base: Path) -> None:

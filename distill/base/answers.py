@@ -75,7 +75,7 @@ def judge_answer(gold: str, answer: str, kind: str = "math") -> Judgement:
 def _alone(answer: str, kind: str) -> str | None:
     """An answer of one short line that states nothing but itself, such as `east` or `B`."""
     text = answer.strip()
-    if text and "\n" not in text and len(text) <= 200:
+    if text and "\n" not in text and len(text) <= 200 and "boxed" not in text:
         return text
     if kind == "choice" and text:
         named = _CHOSEN.findall(text.splitlines()[-1])

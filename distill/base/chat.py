@@ -143,12 +143,14 @@ class Marks:
 def turn_marks(tokenizer: Any) -> Marks:
     """A tokenizer's stop and control tokens: those it calls special and those its template writes; no think tags.
 
-    R1-Distill's and others' turn tokens are not called special, so the template is asked too.
+    R1-Distill's and others' turn tokens are not called special, so the template is asked too. What it writes beside
+    them (line ends and words, which some tokenizers have added as well) is plain text.
     """
     turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
     rendered = tokenizer.apply_chat_template(turns, tokenize=False) + prompt_text(tokenizer, turns[:1])
     added = {str(token): token.special for token in tokenizer.added_tokens_decoder.values()}
-    found = {*tokenizer.all_special_tokens, *(token for token in added if added[token] or token in rendered)}
+    written = {token for token in added if token.startswith(("<", "[")) and token in rendered}
+    found = {*tokenizer.all_special_tokens, *written, *(token for token, special in added.items() if special)}
     return Marks(stop_token_id(tokenizer), tuple(sorted(found - {OPEN, CLOSE, ""})))
 
 

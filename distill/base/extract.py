@@ -29,8 +29,8 @@ _STOP = re.compile(
     r"|[,;]?\s(?:because|since|as (?:the|it|we|this)|which|so that|I hope)\b"
 )
 _FIGURE = re.compile(
-    r"(?<![\w.,/^{\\])-?[$€£]?\s?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:\s*\\?%)?"
-    r"(?![\w^/]|[.,:]\d|\s*[-+*/×^=]\s*\d)"
+    r"(?<![\w.,/^{\\])(?<![-+*/×]\s)(?<![-+*/×])(?:-(?=[\d$€£]))?(?:[$€£]\s?)?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?(?:\s*\\?%)?"
+    r"(?![\w^/]|[.,:]\d|\s*[-+*/×^=]\s*\d|\s*[+*/^=]\s*[a-zA-Z(\\])"
 )
 _NOT_ONE = re.compile(
     r"\bor\b|\bnot\s+\S*\d|\beither\b|\d\s*(?:hundred|thousand|million|billion|trillion|dozen|percent)\b", re.IGNORECASE
@@ -39,6 +39,7 @@ _PREDICATE = re.compile(
     r"\b(?:is|are|was|were|be|equals?|total of)\s+"
     rf"({_FIGURE.pattern}|\$[^$]+\$|\\\(.+?\\\))(?:\s+[a-zA-Z]+){{0,3}}\.?$"
 )
+_BOLD = re.compile(r"(?<![\w)])\*\*(.+?)\*\*|(?<=\s)\*\*(?=\w)")  # not the powers of 2*x**8 - y**5
 _WORKED = re.compile(r"<<[^<>]*>>")
 _SYMBOLIC = re.compile(r"[\d\\^=$]")
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{3,}(?![a-zA-Z}])")
@@ -59,6 +60,8 @@ def final_answer(answer: str) -> str | None:
         found: list[str] = pattern.findall(text)
         if found:
             return _stated(found[-1]) or _distilled(found[-1].strip())
+    if _BOX.search(text):
+        return _stated(text)  # cut inside its box
     return _stated(text) or _bare(text) or _concluded(text)
 
 
@@ -104,10 +107,10 @@ def _stated(text: str) -> str | None:
     if display := _DISPLAY.match(rest):
         following = _STOP.split(rest[display.end() :], maxsplit=1)[0]
         # "$x=1$ or $x=2$" is one answer; "$4$ apples" and "$4$ (see above)" end with the formula.
-        if not re.match(r"\s*(?:,|and\b|or\b)\s*[$\\\d]", following):
+        if not re.match(r"\s*(?:(?:,|and\b|or\b)\s*[$\\\d]|\\?%|percent|hundred|thousand|million|billion)", following):
             return next(group for group in display.groups() if group is not None).strip()
-    found = _STOP.split(rest, maxsplit=1)[0].strip(" \t*_")
-    if not found or re.match(r"(?:not|to|that|in|a|an|the following)\b", found, re.IGNORECASE):
+    found: str = _STOP.split(rest, maxsplit=1)[0].strip(" \t*_")
+    if not found or re.match(r"(?:not|to|that|in|an?|the following)\s+[a-z]", found):
         return None
     distilled = _distilled(found)
     return None if distilled == found and len(_PROSE.findall(found)) > MAX_WORDS else distilled
@@ -115,15 +118,15 @@ def _stated(text: str) -> str | None:
 
 def _distilled(text: str) -> str:
     """The one figure or formula of a sentence ("There are 9 boys at the meeting"); other texts as they are."""
-    text = text.replace("**", "")
+    text = _BOLD.sub(r"\1", text)
     formulas = list(_DISPLAY.finditer(text))
     rest = _DISPLAY.sub(" ", text)
     if len(_PROSE.findall(rest)) < 2 or _NOT_ONE.search(rest):
         return text
     figures = [m.group().strip() for m in _FIGURE.finditer(rest)]
-    stated = [next(group for group in m.groups() if group is not None).strip() for m in formulas]
-    if len(figures + stated) == 1:
-        return (figures + stated)[0]
+    figures += [next(group for group in m.groups() if group is not None).strip() for m in formulas]
+    if len(figures) == 1:
+        return str(figures[0])
     predicate = _PREDICATE.search(text)
     return str(predicate[1]).strip() if predicate else text
 
@@ -133,6 +136,10 @@ def _bare(text: str) -> str | None:
     text = text.strip()
     if not text or len(text) > 2000 or "\n\n" in text or not _SYMBOLIC.search(text):
         return None
+    formulas = list(_DISPLAY.finditer(text))
+    around = _DISPLAY.split(text)
+    if len(formulas) == 1 and not around[-1].strip(" .") and not re.search(r"\d", around[0]):
+        text = next(group for group in formulas[0].groups() if group is not None).strip()
     words = _PROSE.findall(re.sub(r"\\(?:text|mathrm|begin|end)\s*\{[^{}]*\}", "", text))
     return text if len(words) <= 2 and not re.search(r"[.!?]\s", text) else None
 
@@ -145,9 +152,9 @@ def _concluded(text: str) -> str | None:
     line = lines[-1].strip()
     if not line.endswith((".", "!", "$", "\\]", "\\)", "*", "%", ")")) and not line[-1].isdigit():
         return None  # cut, or no sentence
-    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z])", line.replace("**", ""))[-1]
+    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z])", line := _BOLD.sub(r"\1", line))[-1]
     if not _FIGURE.search(sentence) and "$" not in sentence:
-        sentence = line.replace("**", "")  # "There are 36 teachers at Dr. Wertz's school."
+        sentence = line  # "There are 36 teachers at Dr. Wertz's school."
     formulas = [m for m in _DISPLAY.finditer(sentence) if not re.match(r"\s*[A-Za-z]\s*$", m.group().strip("$\\()[]"))]
     if len(formulas) == 1 and not _FIGURE.search(sentence.replace(formulas[0].group(), " ")):
         return next(group for group in formulas[0].groups() if group is not None).strip()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from distill.base import equality, numbers, shapes
+from distill.base import equality, estimate, numbers, shapes
 from distill.base.numbers import RIGHT, UNKNOWN, WRONG, Number
 from distill.base.typeset import clean, plain
 from distill.base.units import factor, split_letter, split_unit
 from distill.base.words import OPERATORS, Verdict, as_figure, choices, words
 
 MAX_DEPTH = 6
+MAX_BRACKETS = 40  # in a formula; the parser is recursive
 MAX_ITEMS = 64  # of a list; matching is quadratic
 
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(a\.?m\.?|p\.?m\.?)?", re.IGNORECASE)
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)")
+_GRAPH = re.compile(r"y|[a-z]\s*\(\s*x\s*\)")
 _BASED = re.compile(r"([0-9A-Fa-f]+)\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+))")
 _RANGE = re.compile(
     r"\\(?:cup|infty|in|mid|mathbb)(?![a-zA-Z])|\{\s*[a-zA-Z]\s*[|:]|^(?:\\text\{)?all real numbers", re.IGNORECASE
@@ -55,12 +57,16 @@ def _compare(gold: str, answer: str, depth: int) -> Verdict:
             return found
     if (a is not None or b is not None) and _hopeless(right if a is not None else left):
         return WRONG, "a number and something else"
+    if max(_depth(left), _depth(right)) > MAX_BRACKETS:
+        return UNKNOWN, f"brackets nested more than {MAX_BRACKETS} deep"
+    if estimate.far_apart(left, right):
+        return WRONG, "formulas of other values"
     return equality.compare(left, right)
 
 
 def _folded(text: str) -> str:
     """Letters alike but for case count as the same text only in words: x and X are two variables."""
-    spaced = re.sub(r"\s+", "", text)
+    spaced = re.sub(r"\s+(?!\d)|(?<!\d)\s+", "", text)
     return spaced.casefold() if len(spaced) > 1 and not OPERATORS.search(spaced) else spaced
 
 
@@ -276,6 +282,8 @@ def _equations(gold: str, answer: str, depth: int) -> Verdict | None:
         if re.sub(r"\s", "", plain(left[0])) == re.sub(r"\s", "", plain(right[0])):
             return _compare(left[-1], right[-1], depth + 1)
         inner = _compare(left[-1], right[-1], depth + 1)[0]
+        if inner == RIGHT and all(_GRAPH.fullmatch(side[0]) for side in (left, right)):
+            return RIGHT, "the same function"
         return (WRONG, "another variable") if inner == WRONG else None if len(left[0]) == 1 == len(right[0]) else (
             UNKNOWN, "the same value under another name")  # fmt: skip
     if right:
@@ -284,6 +292,14 @@ def _equations(gold: str, answer: str, depth: int) -> Verdict | None:
     if named[0]:
         return _compare(left[-1], answer, depth + 1)
     return WRONG, "an equation and something else"
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _constant(text: str) -> bool:

@@ -32,7 +32,8 @@ def choices(gold: str, answer: str) -> Verdict | None:
     """A choice letter against one, with or without what it stands for; None when the gold is none."""
     match = _CHOICE.fullmatch(gold)
     if match is None:
-        return None
+        lettered = _LETTERED.fullmatch(plain(gold))
+        return choices(lettered[1] or lettered[2], answer) if lettered and _CHOICE.fullmatch(answer) else None
     found = _CHOICE.fullmatch(answer)
     if found is None and (lettered := _LETTERED.fullmatch(plain(answer))):
         found = lettered

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from distill.base.artifacts import sync_folder, write_json
 from distill.base.chat import load_tokenizer, stop_token_id
-from distill.base.errors import FileError, InputError, shown
+from distill.base.errors import DiskFullError, FileError, InputError, shown
 from distill.train import attention
 from distill.train.batches import Batch
 from distill.train.config import RandomModel, TrainConfig
@@ -125,7 +125,7 @@ def load_student(config: TrainConfig, base: str, device: torch.device) -> Studen
             trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
-        if known := shown(error):
+        if isinstance(known := shown(error), DiskFullError):
             raise known from error
         raise FileError(
             f"{base}: its weights cannot be loaded: {error}; expected safetensors of a model type that transformers has"

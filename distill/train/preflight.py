@@ -41,6 +41,11 @@ def base_problems(config: TrainConfig, base: str) -> list[str]:
             f"{base}: the configuration of {found.model_type} names no {' and no '.join(missing)}; expected a causal "
             "language model with a rotary embedding (Qwen2, Qwen3, Llama)"
         ]
+    rope = getattr(text, "rope_parameters", None) or {}
+    if config.rope_theta is not None and any(isinstance(value, dict) for value in rope.values()):
+        return [
+            f"{base}: has a rotary base for each kind of layer ({', '.join(rope)}); leave rope_theta and window out"
+        ]
     tokenizer, problems = _tokenizer(base, config.revision)
     if tokenizer is not None and len(tokenizer) > text.vocab_size:
         problems.append(
