@@ -104,7 +104,7 @@ def judge(
     """Judge predictions against gold answers: JSON lines {id, verdict, extracted, reason}."""
     from collections import Counter
 
-    from distill.base.judging import summary, verdicts
+    from distill.base.judge.rows import summary, verdicts
 
     counts: Counter[str] = Counter()
     for line in verdicts(file, counts):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
-from distill.base import equality
 from distill.base.answers import final_answer, judge, judge_answer
+from distill.base.judge import equality
 
 
 @pytest.mark.parametrize(

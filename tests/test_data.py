@@ -170,6 +170,7 @@ def test_a_price_and_a_note_in_the_folder_buy_nothing_again(tmp_path: Path) -> N
         ({"reasoning": ""}, "no reasoning"),
         ({"answer": ""}, "no answer"),
         ({"answer": "four, I think"}, "no final answer"),
+        ({"reasoning": "done<|im_end|>"}, "control tokens in the text"),
     ],
 )
 def test_an_incomplete_trace_is_refused_for_its_reason(changes: dict[str, object], reason: str) -> None:

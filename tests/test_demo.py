@@ -40,7 +40,8 @@ def test_the_student_has_learned_from_the_teacher(done: "subprocess.CompletedPro
     summary = open_artifact(runs / "demo" / "09_scores").summary
     models = summary["models"]
     assert set(models) == {"teacher", "base", "student", "student-nf4", "student-int8"}
-    assert 0.6 <= models["teacher"]["pass_at_1"] <= 0.95 and models["base"]["pass_at_1"] <= 0.30
+    assert models["teacher"]["high"] >= 0.6 and models["teacher"]["low"] <= 0.95
+    assert models["base"]["pass_at_1"] <= 0.30
     (gain,) = [c for c in summary["comparisons"] if {c["a"], c["b"]} == {"student", "base"}]
     assert models["student"]["pass_at_1"] - models["base"]["pass_at_1"] >= 0.30
     assert min(abs(gain["low"]), abs(gain["high"])) > 0 and gain["low"] * gain["high"] > 0
@@ -85,13 +86,14 @@ def test_the_readmes_commands_run(done: "subprocess.CompletedProcess[str]", runs
     question = "State the final answer to the following arithmetic problem: {} + 12 - 11 ="
     rows = [json.dumps({"question": question.format(n), "answer": str(n + 1)}) for n in range(20, 30)]
     (tmp_path / "problems.jsonl").write_text("\n".join(rows))
+    (tmp_path / "answers.jsonl").write_text(json.dumps({"id": 1, "gold": "1/2", "prediction": "so \\boxed{0.5}"}))
     commands = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("distill ")]
     assert len(commands) >= 8
     for command in commands:
         if "../shared" in command and not (ROOT.parent / "shared").is_dir():
             continue
         line = command.split("  #")[0].replace("runs/demo", str(runs / "demo"))
-        for name in ("mine.yaml", "problems.jsonl"):
+        for name in ("mine.yaml", "problems.jsonl", "answers.jsonl"):
             line = line.replace(name, str(tmp_path / name))
         words = shlex.split(line)[1:]
         result = call(*words, *(["--runs", str(runs)] if words[0] == "run" else []))

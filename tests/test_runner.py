@@ -135,6 +135,18 @@ def test_a_crash_while_removing_is_no_obstacle(tmp_path: Path, monkeypatch: pyte
     assert run(tmp_path)[1] == ["first"]
 
 
+def test_a_crash_while_the_record_is_written_loses_no_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(path: Path) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.base.artifacts.file_digest", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    run(tmp_path)
+    assert len(segments(tmp_path)) == 2
+
+
 def test_a_folder_without_a_record_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "01_first").mkdir()
     (tmp_path / "01_first" / "mine").write_text("x")

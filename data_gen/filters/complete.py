@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from data_gen.filters.base import KEPT, Finding, rejected
 from distill.base.answers import final_answer
 from distill.base.chat import CLOSE, OPEN
 from distill.base.config import Config
 from distill.base.records import Prompt, Trace
+
+# <|im_end|>, <｜User｜>: in a training text they would become the template's own marks.
+CONTROL = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>")
 
 
 class CompleteConfig(Config):
@@ -34,6 +39,8 @@ class Complete:
             return rejected("cut by length", f"{trace.completion_tokens} tokens")
         if not trace.closed:
             return rejected("the thought never closes", trace.reasoning[-80:])
+        if CONTROL.search(f"{prompt.text}\n{trace.reasoning}\n{trace.answer}"):
+            return rejected("control tokens in the text")
         if OPEN in trace.reasoning or OPEN in trace.answer or CLOSE in trace.answer:
             return rejected("doubled think tags", trace.answer[:80])
         if self.config.require_reasoning and not trace.reasoning:

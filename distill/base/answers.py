@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from distill.base import parts
 from distill.base.chat import split_thought
-from distill.base.extract import final_answer
-from distill.base.numbers import RIGHT, UNKNOWN, WRONG, read
-from distill.base.typeset import clean, plain
+from distill.base.judge import parts
+from distill.base.judge.extract import final_answer
+from distill.base.judge.numbers import RIGHT, UNKNOWN, WRONG, read
+from distill.base.judge.typeset import clean, plain
 
 __all__ = ["RIGHT", "UNKNOWN", "WRONG", "Judgement", "final_answer", "judge", "judge_answer"]
 

@@ -114,11 +114,10 @@ def finish_artifact(
     seconds: float,
 ) -> Artifact:
     """Write the record into `partial`, last, and give the folder its final name."""
-    (partial / IDENTITY).unlink(missing_ok=True)
     files = {
         file.relative_to(partial).as_posix(): {"bytes": file.stat().st_size, "sha256": file_digest(file)}
         for file in sorted(partial.rglob("*"))
-        if file.is_file()
+        if file.is_file() and file not in (partial / IDENTITY, partial / RECORD)
     }
     record = Record(
         id=fingerprint({"identity": identity, "files": {name: facts["sha256"] for name, facts in files.items()}}),
@@ -133,6 +132,7 @@ def finish_artifact(
     write_json(partial / RECORD, asdict(record))
     os.replace(partial, final)
     sync_folder(final.parent)
+    (final / IDENTITY).unlink(missing_ok=True)  # last: half-finished work without it would not be continued
     return Artifact(final, record)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from distill.base import equality, estimate, numbers, shapes
-from distill.base.numbers import RIGHT, UNKNOWN, WRONG, Number
-from distill.base.typeset import clean, plain
-from distill.base.units import factor, split_letter, split_unit
-from distill.base.words import OPERATORS, Verdict, as_figure, choices, words
+from distill.base.judge import equality, estimate, numbers, shapes
+from distill.base.judge.numbers import RIGHT, UNKNOWN, WRONG, Number
+from distill.base.judge.typeset import clean, plain
+from distill.base.judge.units import factor, split_letter, split_unit
+from distill.base.judge.words import OPERATORS, Verdict, as_figure, choices, words
 
 MAX_DEPTH = 6
 MAX_BRACKETS = 40  # in a formula; the parser is recursive

@@ -1,6 +1,6 @@
 """Mathematical equality by math-verify, in a child process that can be killed.
 
-    python -m distill.base.equality      the child: JSON lines [gold, answer] in; true, false or null (undecided) out
+    python -m distill.base.judge.equality   the child: JSON [gold, answer] in; true, false or null (undecided) out
 
 math-verify guards itself with signals, which fail in threads and leave hangs; here the parent waits with a
 deadline and kills. One child serves a process for all its comparisons.
@@ -47,7 +47,7 @@ def compare(gold: str, answer: str) -> tuple[str, str]:
 
 def _start() -> subprocess.Popen[bytes]:
     child = subprocess.Popen(
-        [sys.executable, "-m", "distill.base.equality"],
+        [sys.executable, "-m", "distill.base.judge.equality"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     if _read_line(child, START_SECONDS) != b"ready":
@@ -80,7 +80,7 @@ atexit.register(stop)
 
 def _serve() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (CHILD_MEMORY_BYTES, CHILD_MEMORY_BYTES))
-    from distill.base import algebra
+    from distill.base.judge import algebra
 
     algebra.equal("x", "x + 1")  # the first use builds the parser's tables
     print("ready", flush=True)

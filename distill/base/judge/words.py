@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from distill.base.numbers import RIGHT, UNKNOWN, WRONG
-from distill.base.shapes import COMMA
-from distill.base.typeset import pieces, plain
+from distill.base.judge.numbers import RIGHT, UNKNOWN, WRONG
+from distill.base.judge.shapes import COMMA
+from distill.base.judge.typeset import pieces, plain
 
 Verdict = tuple[str, str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from distill.base.typeset import plain
+from distill.base.judge.typeset import plain
 
 # dimension: worth in its first unit -> names
 _NAMES: dict[str, dict[str, str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from distill.base.typeset import pieces, plain
+from distill.base.judge.typeset import pieces, plain
 
 _AND = r"(?:\\text\{\s*(?:and|or)\s*\}|\b(?:and|or)\b)"
 COMMA = re.compile(rf"\s*[,;]\s*{_AND}?\s*|\s*{_AND}\s*")

@@ -11,8 +11,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from distill.base import numbers
-from distill.base.typeset import latex
+from distill.base.judge import numbers
+from distill.base.judge.typeset import latex
 
 DIGITS = 30
 TOLERANCE = Fraction(1, 10**18)
