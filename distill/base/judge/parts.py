@@ -16,6 +16,8 @@ MAX_BRACKETS = 40  # in a formula; the parser is recursive
 MAX_ITEMS = 64  # of a list; matching is quadratic
 
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?\s*(a\.?m\.?|p\.?m\.?)?", re.IGNORECASE)
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}/\d{1,2}/\d{2,4}")
+_CELL = re.compile(r"-?\d+(?:\.\d+)?|[A-Z]")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)")
 _GRAPH = re.compile(r"y|[a-z]\s*\(\s*x\s*\)")
 _BASED = re.compile(r"([0-9A-Fa-f]+)\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+))")
@@ -98,6 +100,25 @@ def _clocks(gold: str, answer: str, depth: int) -> Verdict | None:
         return None
     sides = [f"{ratio[1]}/{ratio[2]}" if ratio else text for ratio, text in zip(ratios, (gold, answer), strict=True)]
     return _compare(sides[0], sides[1], depth + 1)
+
+
+def _dates(gold: str, answer: str, depth: int) -> Verdict | None:
+    """2024-01-02 is no subtraction."""
+    texts = [plain(text) for text in (gold, answer)]
+    dates = [_DATE.fullmatch(text) for text in texts]
+    if dates[0] is None and dates[1] is None:
+        return None
+    if not all(dates) and any(character.isalpha() for text in texts for character in text):
+        return UNKNOWN, "a date and something else"
+    return WRONG, "another date"
+
+
+def _rows(gold: str, answer: str, depth: int) -> Verdict | None:
+    """1 2 3 and A B C are sequences: blanks between figures or capitals multiply nothing."""
+    left, right = plain(gold).split(), plain(answer).split()
+    if len(left) < 2 or len(right) < 2 or not all(_CELL.fullmatch(cell) for cell in left + right):
+        return None
+    return (RIGHT, "same sequence") if left == right else (WRONG, "another sequence")
 
 
 def _bases(gold: str, answer: str, depth: int) -> Verdict | None:
@@ -313,4 +334,6 @@ def _hopeless(text: str) -> bool:
 
 
 # In this order: each rule may count on what those before it have taken away.
-RULES = (_letters, _clocks, _bases, _moduli, _ranges, _measured, _leads, _prose, _several, _matrices, _equations)
+RULES = (
+    _letters, _dates, _rows, _clocks, _bases, _moduli, _ranges, _measured, _leads, _prose, _several, _matrices, _equations,
+)  # fmt: skip
