@@ -150,6 +150,14 @@ n=1,2,3 | n=2,3,4
 (1,2) | [1,2]
 [0,1) | (0,1]
 [\frac12,8] | \frac12,8
+listen | silent
+A B C | C B A
+1 2 3 | 3 2 1
+12 3 | 1 23
+2024-01-02 | 2021
+22 | 2²
+3 kg | 3 g
+cat dog | dogcat
 \{2,3\} | (2,3)
 x<5 | x>5
 \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} | \begin{pmatrix} 1 & 3 \\ 2 & 4 \end{pmatrix}
@@ -205,8 +213,6 @@ def test_a_check_that_hangs_is_killed_and_unknown(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "answer",
     [
-        ("listen", "silent"), ("A B C", "C B A"), ("1 2 3", "3 2 1"), ("12 3", "1 23"), ("2024-01-02", "2021"),
-        ("22", "2²"), ("3 kg", "3 g"), ("cat dog", "dogcat"),
         "(" * 1500, "{" * 900 + "}" * 900, "9" * 5000, r"\frac{" * 200 + "1" + "}{2}" * 200, "9" * 10_000_000,
         "\x00\x1b[31m\ud800 5", "10^{99999999999}", r"\text{" * 300 + "}" * 300, "," * 1900, "1," * 900, "$" * 1999,
         "x=" * 900, "\\", "1e99999", "-" * 1900, r"\sqrt" * 300,

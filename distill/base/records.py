@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Message = dict[str, str]
-AnswerKind = Literal["math", "choice", "code", "exact", "json", "judge", "none"]
+AnswerKind = Literal["math", "numeric", "choice", "code", "exact", "json", "judge", "none"]
 BATCH_ROWS = 1024
 
 

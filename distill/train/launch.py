@@ -188,7 +188,11 @@ def _worker_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _ray(config: TrainConfig) -> Iterator[Any]:
-    """Ray as it runs already, or started for this training and stopped after it."""
+    """Ray as it runs already, or joined or started for this training and left after it.
+
+    Raises:
+        InputError: no cluster answers at the address.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -200,7 +204,10 @@ def _ray(config: TrainConfig) -> Iterator[Any]:
         return
     where = config.ray_address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"address": where} if where else {"include_dashboard": False}
-    ray.init(configure_logging=False, logging_level=logging.ERROR, log_to_driver=False, **options)
+    try:
+        ray.init(configure_logging=False, log_to_driver=False, **options)
+    except ConnectionError as error:
+        raise InputError(f"no Ray cluster answers at {where}: {error}; check student.ray_address") from None
     try:
         yield ray
     finally:

@@ -99,9 +99,7 @@ def making_problems(dataset: str, offset: int = 0) -> Iterator[Problem]:
         yield from (problem for problem in block if problem.question not in taken)
 
 
-def chats(
-    answer: Callable[[Problem, Random], str], rng: Random, offset: int = 0
-) -> Iterator[tuple[str, str]]:
+def chats(answer: Callable[[Problem, Random], str], rng: Random, offset: int = 0) -> Iterator[tuple[str, str]]:
     """Endless (question, answer) pairs, drawn evenly from the demo's tasks."""
     sources = [making_problems(dataset, offset) for dataset in DEMO_TASKS]
     while True:

@@ -59,9 +59,7 @@ def make_tokenizer(seed: int) -> Any:
     chats = [f"{q}\n{a}" for q, a in islice(corpus.chats(corpus.worked, rng, offset=1_000_000), 2000)]
     roles = ["user\nassistant\nsystem\n"] * 100
     pages = list(islice(corpus.textbook(rng), 2000))
-    return train_tokenizer(
-        [text.replace("<think>", "").replace("</think>", "") for text in chats + roles + pages]
-    )
+    return train_tokenizer([text.replace("<think>", "").replace("</think>", "") for text in chats + roles + pages])
 
 
 def make_model(recipe: Recipe, tokenizer: Any) -> Qwen2ForCausalLM:
@@ -186,9 +184,7 @@ def evaluate(model: PreTrainedModel, tokenizer: Any, n: int) -> dict[str, Any]:
         texts = answers(model, tokenizer, [problem.question for problem in asked])
         right = 0
         for problem, text in zip(asked, texts, strict=True):
-            found = re.fullmatch(
-                r"<think>\n.*\n</think>\n\n.*\\boxed\{(-?\d+)\}[^{}]*" + re.escape(END), text, re.S
-            )
+            found = re.fullmatch(r"<think>\n.*\n</think>\n\n.*\\boxed\{(-?\d+)\}[^{}]*" + re.escape(END), text, re.S)
             complete += found is not None
             right += found is not None and int(found[1]) == int(problem.answer)
         length += sum(map(len, tokenizer(texts)["input_ids"]))
@@ -221,9 +217,7 @@ def make(name: str, out: Path, seed: int, n: int, tokens: int | None) -> dict[st
     rng, started = Random(f"{seed} {name}"), time.monotonic()
     tokenizer = make_tokenizer(seed)
     model = make_model(recipe, tokenizer)
-    seen = train(
-        model, batches(documents(name, recipe, tokenizer, rng), tokenizer, recipe.batch, rng), recipe
-    )
+    seen = train(model, batches(documents(name, recipe, tokenizer, rng), tokenizer, recipe.batch, rng), recipe)
     trained = time.monotonic() - started
     scores = evaluate(model, tokenizer, n) if n else {}
     write(model, tokenizer, out / name)
@@ -250,9 +244,7 @@ def table(made: dict[str, Any]) -> str:
         for task in (*DEMO_TASKS, "all"):
             score = one["scores"][task]
             low, high = score["interval95"]
-            lines.append(
-                f"{about}| {task} | {score['pass@1']:.1%} | {low:.1%} to {high:.1%} | {score['n']} |"
-            )
+            lines.append(f"{about}| {task} | {score['pass@1']:.1%} | {low:.1%} to {high:.1%} | {score['n']} |")
             about = "| | | | "
     notes = []
     for name, one in sorted(made.items()):
@@ -274,19 +266,13 @@ def record(name: str, made: dict[str, Any], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(RECIPES), help="make just this one of the two")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument(
-        "--problems", type=int, default=200, help="problems of each task to score on; 0 skips"
-    )
-    parser.add_argument(
-        "--tokens", type=int, help="tokens to train on, not the recipe's; 0 leaves it untrained"
-    )
+    parser.add_argument("--problems", type=int, default=200, help="problems of each task to score on; 0 skips")
+    parser.add_argument("--tokens", type=int, help="tokens to train on, not the recipe's; 0 leaves it untrained")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     for name in [args.only] if args.only else list(RECIPES):

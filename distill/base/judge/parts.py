@@ -335,5 +335,6 @@ def _hopeless(text: str) -> bool:
 
 # In this order: each rule may count on what those before it have taken away.
 RULES = (
-    _letters, _dates, _rows, _clocks, _bases, _moduli, _ranges, _measured, _leads, _prose, _several, _matrices, _equations,
+    _letters, _dates, _rows, _clocks, _bases, _moduli, _ranges,
+    _measured, _leads, _prose, _several, _matrices, _equations,
 )  # fmt: skip
