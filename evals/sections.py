@@ -38,7 +38,9 @@ def funnel(inputs: Inputs) -> Section:
         left -= number
     rows.append(_step("Prompts asked", prompts.rows_out, 0, read, "plain"))
     sampled = left = kept.rows_in
-    rows.append(_step(f"Traces (at most {traces.summary['samples']} a prompt)", sampled, 0, sampled, "plain"))
+    # Stored completions can be fewer than were asked for.
+    limit = "" if sampled == traces.summary["samples"] * traces.summary["prompts"] else "at most "
+    rows.append(_step(f"Traces ({limit}{traces.summary['samples']} a prompt)", sampled, 0, sampled, "plain"))
     for reason, number in kept.rejected.items():
         rows.append(_step(f"refused by {reason}", number, left - number, sampled, "refused"))
         left -= number
