@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from distill.base.chat import load_tokenizer, stop_token_id, tokenizer_problems
-from distill.base.errors import DiskFullError, DistillError, FileError, InputError, shown
+from distill.base.errors import DistillError, InputError, loading
 from distill.base.fingerprint import fingerprint
 from distill.base.records import content_id
 from evals.outcomes import Completion
@@ -87,24 +87,8 @@ def window(name: str, folder: str, revision: str | None = None) -> int:
     Raises:
         FileError: there is no configuration, or it asks for code of its own.
     """
-    with quiet(), _loading(name, folder):
+    with quiet(), loading(folder, name):
         return window_of(AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False))
-
-
-@contextlib.contextmanager
-def _loading(name: str, folder: str) -> Iterator[None]:
-    """What transformers raises, as the user's error; a full disk stays a full disk."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if isinstance(known := shown(error), DiskFullError):
-            raise known from error
-        if "custom code" in str(error):
-            raise FileError(
-                f"{name}: {folder} asks for code of its own, which is never run; take a model whose architecture "
-                "transformers has"
-            ) from error
-        raise FileError(f"{name}: no model can be loaded from {folder}: {error}") from error
 
 
 def load(
@@ -122,7 +106,7 @@ def load(
         InputError: neither tokenizer has a usable chat template.
     """
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    with quiet(), _loading(name, folder):
+    with quiet(), loading(folder, name):
         tokenizer = load_tokenizer(folder, revision)
         if tokenizer_folder and not tokenizer.chat_template:
             tokenizer = load_tokenizer(tokenizer_folder)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from distill.base.chat import prompt_ids
-from distill.base.errors import DiskFullError, DistillError, FileError, shown
+from distill.base.errors import DistillError, FileError, loading
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PROBES = (
@@ -38,7 +38,7 @@ def load_model(folder: Path | str, dtype: str = "auto", **options: Any) -> PreTr
         FileError: nothing can be loaded from there.
     """
     chosen = {"device_map": "cpu", "use_safetensors": True, "trust_remote_code": False, **options}
-    with quiet(), _loading(folder):
+    with quiet(), loading(folder):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **chosen)
     return model.eval()
 
@@ -49,24 +49,8 @@ def read_config(folder: Path | str, revision: str | None = None) -> Any:
     Raises:
         FileError: there is none, or it asks for code of its own.
     """
-    with quiet(), _loading(folder):
+    with quiet(), loading(folder):
         return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
-
-
-@contextlib.contextmanager
-def _loading(folder: Path | str) -> Iterator[None]:
-    """What transformers raises, as the user's error; a full disk stays a full disk."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        if isinstance(known := shown(error), DiskFullError):
-            raise known from error
-        if "custom code" in str(error):
-            raise FileError(
-                f"{folder}: asks for code of its own, which is never run; take a model whose architecture "
-                "transformers has"
-            ) from error
-        raise FileError(f"{folder}: no model can be loaded: {error}") from error
 
 
 def skeleton(folder: Path | str) -> PreTrainedModel:

@@ -12,6 +12,7 @@ DistillError (exit status 1: the run failed)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -112,3 +113,24 @@ def _is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return f"(os error {errno.ENOSPC})" in str(error) or f"(os error {errno.EDQUOT})" in str(error)
+
+
+@contextlib.contextmanager
+def loading(folder: Path | str, who: str = "") -> Iterator[None]:
+    """What transformers raises while it loads a model, as the user's error; a full disk stays a full disk.
+
+    Args:
+        who: what the model is in the run ("teacher"), where a message about the folder alone would not tell.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if isinstance(known := shown(error), DiskFullError):
+            raise known from error
+        name = f"{who}: " if who else ""
+        if "custom code" in str(error):
+            raise FileError(
+                f"{name}{folder} asks for code of its own, which is never run; take a model whose architecture "
+                "transformers has"
+            ) from error
+        raise FileError(f"{name}no model can be loaded from {folder}: {error}") from error
